@@ -1,0 +1,58 @@
+"""The server's configuration: one field, one flag, one line of help."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """What the engine needs. Sizes are in tokens unless they say otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(
+        "smollm2-135m-instruct",
+        description="name of the built-in model, or a directory in Hugging Face format, "
+        "or a .gguf file",
+    )
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
+        "auto", description="weights and KV cache; auto is bfloat16"
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto takes a GPU if there is one")
+    drafter: str = Field("ngram", description="where draft tokens come from")
+    policy: str = Field(
+        "tree:8",
+        description="how far to draft: off, chain:K (K tokens in a row) or tree:N (N nodes)",
+    )
+    max_model_len: int | None = Field(
+        None, ge=16, description="longest prompt and answer together; default: the model's own"
+    )
+    kv_cache_tokens: int | None = Field(
+        None, ge=64, description="KV cache size; default: a share of free memory"
+    )
+    max_num_seqs: int = Field(32, ge=1, description="sequences decoded side by side")
+    max_batched_tokens: int = Field(
+        512, ge=16, description="most rows in one step: prefill chunks, drafts and all"
+    )
+    max_draft_rows: int = Field(
+        16, ge=0, description="most draft rows in one step, shared by its sequences"
+    )
+    max_waiting: int = Field(1024, ge=1, description="requests that may queue before a 503")
+    block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")
+    prefix_caching: bool = Field(True, description="reuse the KV cache of equal prompt beginnings")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
+
+
+class HttpConfig(BaseModel):
+    """Where and how to listen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for every one")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
+    served_model_name: str | None = Field(
+        None, description="the name that clients use; default: the model's"
+    )
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body accepted")

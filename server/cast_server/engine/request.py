@@ -1,0 +1,165 @@
+"""What crosses the engine's queues: requests in, outputs out. All of it is frozen and picklable."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cast_server.errors import RequestError
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. Names and meanings are those of OpenAI and vLLM.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off. `seed` None draws one.
+    `logprobs` is the number of alternatives reported beside each chosen token; None reports nothing.
+    Penalties count generated tokens (presence, frequency) or prompt and generated (repetition).
+
+    Raises `RequestError` with the offending field and value.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN fails every comparison
+                raise RequestError(f"{name} must be between {low} and {high}, got {value}.", name)
+        if self.min_tokens > self.max_tokens:
+            raise RequestError(
+                f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).",
+                "min_tokens",
+            )
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(
+                f"at most {MAX_LOGPROBS} top logprobs can be asked for, got {self.logprobs}.",
+                "logprobs",
+            )
+        for token_id, bias in self.logit_bias.items():
+            if not -100 <= bias <= 100:
+                raise RequestError(
+                    f"logit_bias of token {token_id} must be between -100 and 100, got {bias}.",
+                    "logit_bias",
+                )
+        if any(not stop for stop in self.stop):
+            raise RequestError("stop must not contain an empty string.", "stop")
+
+    @property
+    def is_greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def has_penalties(self) -> bool:
+        return bool(
+            self.presence_penalty or self.frequency_penalty or self.repetition_penalty != 1.0
+        )
+
+
+MAX_LOGPROBS = 20
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 1, 2**31),
+    ("min_tokens", 0, 2**31),
+    ("temperature", 0.0, 100.0),
+    ("top_p", 1e-9, 1.0),
+    ("top_k", 0, 2**31),
+    ("min_p", 0.0, 1.0),
+    ("presence_penalty", -2.0, 2.0),
+    ("frequency_penalty", -2.0, 2.0),
+    ("repetition_penalty", 1e-3, 1e3),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationParams:
+    """A request's own wish for speculation; None leaves it to the server."""
+
+    policy: str | None = None
+    max_draft_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sequence to generate. `seed` is always set here: position-keyed noise needs one."""
+
+    id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    seed: int
+    speculation: SpeculationParams = SpeculationParams()
+    arrival_time: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """Log-probability (natural) of a chosen token under the model's own, unprocessed distribution.
+
+    `top` holds the most likely (token id, log-probability) pairs in falling order.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpeculationStats:
+    """What drafting did for one request.
+
+    A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
+    accepted k draft tokens.
+    """
+
+    num_spec_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_draft_tokens: int = 0
+    histogram: tuple[int, ...] = (0,)
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        """Tokens committed a decoding step, the bonus token included; NaN before the first step."""
+        if not self.num_spec_steps:
+            return math.nan
+        return 1.0 + self.num_accepted_draft_tokens / self.num_spec_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOutput:
+    """News of one request after one step. `text` and `new_token_ids` are what this step added.
+
+    `text` may lag behind the tokens: it holds back half characters and possible stop strings.
+    The last output of a request has a `finish_reason`, and `speculation` and counts are complete.
+    """
+
+    request_id: str
+    new_token_ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    error: RequestError | None = None
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_output_tokens: int = 0
+    speculation: SpeculationStats = SpeculationStats()
