@@ -1,0 +1,56 @@
+"""Token counts and speculation metrics of an HTTP request, summed over its choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+
+from cast_server.api.requests import RequestGroup
+from cast_server.api.responses import (
+    Metrics,
+    PromptTokensDetails,
+    SpeculativeDecodingMetrics,
+    Usage,
+)
+from cast_server.engine.request import RequestOutput, SpeculationStats
+
+
+def usage_of(group: RequestGroup, last_outputs: Sequence[RequestOutput]) -> Usage:
+    """What the request is to be billed for. `last_outputs[i]` ended choice i."""
+    completion_tokens = sum(output.num_output_tokens for output in last_outputs)
+    # later copies find the prompt in the cache because the first has put it there
+    cached_tokens = sum(output.num_cached_tokens for output in last_outputs[:: group.copies])
+    return Usage(
+        prompt_tokens=group.num_prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=group.num_prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=cached_tokens),
+    )
+
+
+def metrics_of(last_outputs: Iterable[RequestOutput]) -> Metrics:
+    """What drafting did for the request. Means of nothing are null."""
+    total = SpeculationStats()
+    for output in last_outputs:
+        total = _add(total, output.speculation)
+    steps, drafted = total.num_spec_steps, total.num_draft_tokens
+    return Metrics(
+        speculative_decoding=SpeculativeDecodingMetrics(
+            num_spec_steps=steps,
+            num_draft_tokens=drafted,
+            num_accepted_draft_tokens=total.num_accepted_draft_tokens,
+            mean_acceptance_length=total.mean_acceptance_length if steps else None,
+            draft_acceptance_rate=total.num_accepted_draft_tokens / drafted if drafted else None,
+            acceptance_histogram=list(total.histogram),
+        )
+    )
+
+
+def _add(left: SpeculationStats, right: SpeculationStats) -> SpeculationStats:
+    histogram = zip_longest(left.histogram, right.histogram, fillvalue=0)
+    return SpeculationStats(
+        num_spec_steps=left.num_spec_steps + right.num_spec_steps,
+        num_draft_tokens=left.num_draft_tokens + right.num_draft_tokens,
+        num_accepted_draft_tokens=left.num_accepted_draft_tokens + right.num_accepted_draft_tokens,
+        histogram=tuple(a + b for a, b in histogram),
+    )

@@ -1,0 +1,56 @@
+"""From the engine's requests to the HTTP response, streamed or whole."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from fastapi import Request, Response
+
+from cast_server.api.accounting import metrics_of, usage_of
+from cast_server.api.engine import Engine
+from cast_server.api.formats import FinishedChoice, Format
+from cast_server.api.generation import merged_outputs, run_while_connected
+from cast_server.api.protocol import GenerationRequest
+from cast_server.api.requests import RequestGroup
+from cast_server.api.streaming import EventStream, answer_events
+from cast_server.engine.request import RequestOutput, TokenLogprob
+
+
+async def respond(
+    engine: Engine, group: RequestGroup, form: Format, body: GenerationRequest, http: Request
+) -> Response:
+    """Generates and answers in the way that the body asks for."""
+    if body.stream:
+        events = answer_events(engine, group, form, with_usage=body.wants_usage_chunk)
+        return EventStream(events)
+    choices = await run_while_connected(_collect(engine, group), http.receive)
+    last_outputs = [choice.last_output for choice in choices]
+    answer = form.answer(choices)
+    answer.usage = usage_of(group, last_outputs)
+    answer.metrics = metrics_of(last_outputs)
+    return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
+
+
+@dataclass(slots=True)
+class _GrowingChoice:
+    texts: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    last_output: RequestOutput | None = None
+
+    def add(self, output: RequestOutput) -> None:
+        self.texts.append(output.text)
+        self.logprobs.extend(output.logprobs)
+        self.last_output = output
+
+    def finished(self) -> FinishedChoice:
+        assert self.last_output is not None
+        return FinishedChoice("".join(self.texts), tuple(self.logprobs), self.last_output)
+
+
+async def _collect(engine: Engine, group: RequestGroup) -> list[FinishedChoice]:
+    choices = [_GrowingChoice() for _ in group.requests]
+    async with aclosing(merged_outputs(engine, group)) as outputs:
+        async for index, output in outputs:
+            choices[index].add(output)
+    return [choice.finished() for choice in choices]

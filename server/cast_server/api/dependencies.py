@@ -1,0 +1,22 @@
+"""What handlers get from the app that they belong to."""
+
+from __future__ import annotations
+
+from typing import Annotated, cast
+
+from fastapi import Depends, Request
+
+from cast_server.api.engine import Engine
+from cast_server.api.token_text import TokenText
+
+
+def _engine(request: Request) -> Engine:
+    return cast(Engine, request.app.state.engine)
+
+
+def _token_text(request: Request) -> TokenText:
+    return cast(TokenText, request.app.state.token_text)
+
+
+EngineDep = Annotated[Engine, Depends(_engine)]
+TokenTextDep = Annotated[TokenText, Depends(_token_text)]

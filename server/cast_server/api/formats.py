@@ -1,0 +1,205 @@
+"""The answers of the two endpoints, whole and in chunks. One object serves one HTTP request."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from cast_server.api.logprobs import CompletionLogprobWriter, chat_logprobs
+from cast_server.api.responses import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatLogprobs,
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    Delta,
+    FinishReason,
+)
+from cast_server.api.token_text import TokenText
+from cast_server.engine.request import RequestOutput, TokenLogprob
+
+Chunk = ChatCompletionChunk | Completion
+Answer = ChatCompletion | Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What is equal in all chunks of an answer."""
+
+    id: str
+    model: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedChoice:
+    """All that a choice got from the engine."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    last_output: RequestOutput
+
+
+class Format(Protocol):
+    """How an endpoint words its answers."""
+
+    def opening(self, num_choices: int) -> Sequence[Chunk]:
+        """What a stream starts with."""
+
+    def news(self, index: int, output: RequestOutput) -> Chunk:
+        """What a choice has gained."""
+
+    def ending(self, index: int, output: RequestOutput) -> Chunk:
+        """Why a choice has ended."""
+
+    def closing(self) -> Chunk:
+        """A chunk about no choice, to carry the usage."""
+
+    def answer(self, choices: Sequence[FinishedChoice]) -> Answer:
+        """The whole answer at once."""
+        ...
+
+
+class ChatFormat:
+    """The answers of /v1/chat/completions."""
+
+    def __init__(self, header: Header, texts: TokenText, *, with_logprobs: bool) -> None:
+        self._header = header
+        self._texts = texts
+        self._with_logprobs = with_logprobs
+
+    def opening(self, num_choices: int) -> list[Chunk]:
+        # Clients append a role that comes twice, and expect choices to appear in their order.
+        role = Delta(role="assistant", content="")
+        return [self._chunk(self._news(index, role)) for index in range(num_choices)]
+
+    def news(self, index: int, output: RequestOutput) -> Chunk:
+        logprobs = self._logprobs(output.logprobs)
+        return self._chunk(self._news(index, Delta(content=output.text), logprobs))
+
+    def ending(self, index: int, output: RequestOutput) -> Chunk:
+        choice = self._news(index, Delta())
+        choice.finish_reason, choice.stop_reason = _reasons(output)
+        return self._chunk(choice)
+
+    def closing(self) -> Chunk:
+        return self._chunk()
+
+    def answer(self, choices: Sequence[FinishedChoice]) -> Answer:
+        return ChatCompletion(
+            id=self._header.id,
+            object="chat.completion",
+            created=self._header.created,
+            model=self._header.model,
+            choices=[self._finished(index, choice) for index, choice in enumerate(choices)],
+        )
+
+    def _finished(self, index: int, choice: FinishedChoice) -> ChatChoice:
+        finish_reason, stop_reason = _reasons(choice.last_output)
+        return ChatChoice(
+            index=index,
+            message=AssistantMessage(role="assistant", content=choice.text, refusal=None),
+            logprobs=self._logprobs(choice.logprobs),
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+        )
+
+    def _news(
+        self, index: int, delta: Delta, logprobs: ChatLogprobs | None = None
+    ) -> ChatChunkChoice:
+        return ChatChunkChoice(
+            index=index, delta=delta, logprobs=logprobs, finish_reason=None, stop_reason=None
+        )
+
+    def _chunk(self, *choices: ChatChunkChoice) -> Chunk:
+        return ChatCompletionChunk(
+            id=self._header.id,
+            object="chat.completion.chunk",
+            created=self._header.created,
+            model=self._header.model,
+            choices=list(choices),
+        )
+
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> ChatLogprobs | None:
+        return chat_logprobs(tokens, self._texts) if self._with_logprobs else None
+
+
+class CompletionFormat:
+    """The answers of /v1/completions, where a chunk looks like an answer."""
+
+    def __init__(self, header: Header, texts: TokenText, *, with_logprobs: bool) -> None:
+        self._header = header
+        self._with_logprobs = with_logprobs
+        self._writers: defaultdict[int, CompletionLogprobWriter] = defaultdict(
+            lambda: CompletionLogprobWriter(texts)
+        )
+
+    def opening(self, num_choices: int) -> list[Chunk]:
+        del num_choices  # a text needs no introduction
+        return []
+
+    def news(self, index: int, output: RequestOutput) -> Chunk:
+        is_last = output.finish_reason is not None
+        logprobs = self._logprobs(index, output.logprobs, is_last=is_last)
+        return self._answer([self._choice(index, output.text, logprobs)])
+
+    def ending(self, index: int, output: RequestOutput) -> Chunk:
+        return self._answer([self._choice(index, "", None, output)])
+
+    def closing(self) -> Chunk:
+        return self._answer([])
+
+    def answer(self, choices: Sequence[FinishedChoice]) -> Answer:
+        return self._answer(
+            [
+                self._choice(
+                    index,
+                    choice.text,
+                    self._logprobs(index, choice.logprobs, is_last=True),
+                    choice.last_output,
+                )
+                for index, choice in enumerate(choices)
+            ]
+        )
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        logprobs: CompletionLogprobs | None,
+        last_output: RequestOutput | None = None,
+    ) -> CompletionChoice:
+        finish_reason, stop_reason = (None, None) if last_output is None else _reasons(last_output)
+        return CompletionChoice(
+            index=index,
+            text=text,
+            logprobs=logprobs,
+            finish_reason=finish_reason,
+            stop_reason=stop_reason,
+        )
+
+    def _answer(self, choices: list[CompletionChoice]) -> Completion:
+        return Completion(
+            id=self._header.id,
+            object="text_completion",
+            created=self._header.created,
+            model=self._header.model,
+            choices=choices,
+        )
+
+    def _logprobs(
+        self, index: int, tokens: Sequence[TokenLogprob], *, is_last: bool
+    ) -> CompletionLogprobs | None:
+        return self._writers[index].write(tokens, is_last=is_last) if self._with_logprobs else None
+
+
+def _reasons(output: RequestOutput) -> tuple[FinishReason, int | str | None]:
+    # failed and aborted requests have been turned into errors before they get here
+    return cast(FinishReason, output.finish_reason), output.stop_reason

@@ -1,0 +1,264 @@
+"""The bodies of requests: OpenAI's fields, vLLM's sampling fields, and `speculation`.
+
+Unknown fields are ignored, as clients send many that have no bearing here. Fields that are known,
+not supported and would change the answer are refused (`refused_fields`). A null field has its
+default.
+Ranges of sampling fields are checked once, by `SamplingParams`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
+
+from cast_server.api.refused_fields import refuse_unsupported
+from cast_server.engine.request import MAX_LOGPROBS
+from cast_server.errors import RequestError
+
+MAX_COPIES = 128
+
+# Python takes True for 1 and pydantic takes "1" for 1. OpenAI does neither.
+Integer = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Boolean = Annotated[bool, Field(strict=True)]
+TokenIds = tuple[int, ...]
+
+
+def _read_stop(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise RequestError("stop must be a string or an array of strings.", "stop")
+
+
+def _read_logit_bias(value: object) -> dict[int, float]:
+    if not isinstance(value, dict):
+        raise RequestError("logit_bias must be an object of token ids and numbers.", "logit_bias")
+    return {_read_token_id(key): _read_bias(key, bias) for key, bias in value.items()}
+
+
+def _read_token_id(key: str) -> int:
+    # int() would also take "+1", " 1", "1_0" and digits of other scripts
+    if key.isascii() and key.isdigit() and len(key) <= 10:
+        return int(key)
+    raise RequestError(f"logit_bias has the key {key[:40]!r}, which is no token id.", "logit_bias")
+
+
+def _read_bias(key: str, bias: object) -> float:
+    if isinstance(bias, int | float) and not isinstance(bias, bool) and -100 <= bias <= 100:
+        return float(bias)
+    raise RequestError(
+        f"logit_bias of token {key} must be a number between -100 and 100.", "logit_bias"
+    )
+
+
+def _read_prompts(value: object) -> tuple[str | TokenIds, ...]:
+    """One prompt or many, each a string or token ids, as a tuple of prompts."""
+    if isinstance(value, str):
+        return (value,)
+    if isinstance(value, list) and value:
+        if all(type(item) is int for item in value):
+            return (tuple(value),)
+        return tuple(_read_prompt(item) for item in value)
+    raise RequestError(
+        "prompt must be a string, an array of strings, an array of token ids or an array of arrays "
+        "of token ids, and must not be empty.",
+        "prompt",
+    )
+
+
+def _read_prompt(item: object) -> str | TokenIds:
+    if isinstance(item, str):
+        return item
+    if isinstance(item, list) and all(type(token_id) is int for token_id in item):
+        return tuple(item)
+    raise RequestError("each prompt must be a string or an array of token ids.", "prompt")
+
+
+def _join_parts(value: object) -> object:
+    return "\n".join(map(_text_of, value)) if isinstance(value, list) else value
+
+
+def _text_of(part: object) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    raise ValueError(
+        'may only have parts of the form {"type": "text", "text": "…"}, as the model reads text'
+    )
+
+
+Stop = Annotated[
+    tuple[str, ...], PlainValidator(_read_stop, json_schema_input_type=str | list[str])
+]
+LogitBias = Annotated[
+    dict[int, float],
+    PlainValidator(_read_logit_bias, json_schema_input_type=dict[str, float]),
+]
+Prompts = Annotated[
+    tuple[str | TokenIds, ...],
+    PlainValidator(
+        _read_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]
+    ),
+]
+Content = Annotated[
+    str | None,
+    BeforeValidator(_join_parts, json_schema_input_type=str | list[dict[str, str]] | None),
+]
+
+
+class _Fields(BaseModel):
+    """A JSON object in which null means that the field is left out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if value is not None}
+
+
+class StreamOptions(_Fields):
+    """Options of a streamed answer."""
+
+    include_usage: Boolean = False
+
+
+class Speculation(_Fields):
+    """A request's own wish for speculation; it changes speed, never tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str | None = None
+    max_draft_tokens: Integer | None = Field(None, ge=0)
+
+
+class GenerationRequest(_Fields):
+    """What both endpoints accept. `model` None stands for the served one."""
+
+    model: str | None = None
+    n: Integer = Field(1, ge=1, le=MAX_COPIES)
+    stream: Boolean = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    speculation: Speculation = Speculation()
+    max_tokens: Integer | None = Field(None, ge=1)
+    min_tokens: Integer = 0
+    temperature: Number = 1.0
+    top_p: Number = 1.0
+    top_k: Integer = 0
+    min_p: Number = 0.0
+    seed: Integer | None = Field(None, ge=-(2**63), lt=2**63)
+    presence_penalty: Number = 0.0
+    frequency_penalty: Number = 0.0
+    repetition_penalty: Number = 1.0
+    logit_bias: LogitBias = Field(default_factory=dict)
+    stop: Stop = ()
+    stop_token_ids: tuple[Integer, ...] = ()
+    include_stop_str_in_output: Boolean = False
+    ignore_eos: Boolean = False
+    skip_special_tokens: Boolean = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_unsupported(data)
+        return data
+
+    @model_validator(mode="after")
+    def _check_stream_options(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise RequestError("stream_options needs stream to be true.", "stream_options")
+        return self
+
+    @property
+    def wants_usage_chunk(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(GenerationRequest):
+    """The body of /v1/completions."""
+
+    prompt: Prompts
+    best_of: Integer | None = None
+    logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _explain_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise RequestError(
+                "logprobs must be an integer here, the number of alternatives to report; "
+                "true and false belong to /v1/chat/completions.",
+                "logprobs",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_best_of(self) -> CompletionRequest:
+        if self.best_of is not None and self.best_of != self.n:
+            raise RequestError("best_of is not supported, unless it equals n.", "best_of")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to report beside each token; None reports no logprobs at all."""
+        return self.logprobs
+
+
+class ChatMessage(BaseModel):
+    """One message of a conversation. Templates may use fields beyond these, so they are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content = None
+
+    @model_validator(mode="after")
+    def _check_has_content(self) -> ChatMessage:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("needs a content, as only an assistant's message may lack it")
+        return self
+
+
+class ChatCompletionRequest(GenerationRequest):
+    """The body of /v1/chat/completions."""
+
+    messages: tuple[ChatMessage, ...] = Field(min_length=1)
+    max_completion_tokens: Integer | None = Field(None, ge=1)
+    logprobs: Boolean = False
+    top_logprobs: Integer = Field(0, ge=0, le=MAX_LOGPROBS)
+
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _explain_int(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise RequestError(
+                "logprobs must be true or false here, and top_logprobs the number of alternatives "
+                "to report; an integer belongs to /v1/completions.",
+                "logprobs",
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _check_top_logprobs(self) -> ChatCompletionRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
+        return self
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Alternatives to report beside each token; None reports no logprobs at all."""
+        return self.top_logprobs if self.logprobs else None

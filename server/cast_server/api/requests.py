@@ -1,0 +1,148 @@
+"""From an HTTP request's body to the engine's requests, one for each answer asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cast_server.api.engine import Engine
+from cast_server.api.protocol import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationRequest,
+    TokenIds,
+)
+from cast_server.engine.request import Request, SamplingParams, SpeculationParams
+from cast_server.errors import ContextLengthError, RequestError, UnknownModelError
+
+MAX_CHOICES = 1024
+_Body = ChatCompletionRequest | CompletionRequest
+_DEFAULT_COMPLETION_TOKENS = 16
+_SEED_MASK = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class RequestGroup:
+    """The engine's requests of one HTTP request. Choice i is `requests[i]`; n of them a prompt."""
+
+    id: str
+    requests: tuple[Request, ...]
+    copies: int
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of all prompts; a prompt counts once, however many copies share it."""
+        return sum(len(request.prompt_token_ids) for request in self.requests[:: self.copies])
+
+
+def check_model(body: GenerationRequest, engine: Engine) -> None:
+    """Raises `UnknownModelError` unless the body names the served model, or none."""
+    if body.model is not None:
+        check_model_name(body.model, engine)
+
+
+def check_model_name(name: str, engine: Engine) -> None:
+    """Raises `UnknownModelError` unless `name` is the served model's."""
+    if name != engine.model_name:
+        raise UnknownModelError(f"The model `{name}` does not exist.", "model")
+
+
+def chat_requests(engine: Engine, body: ChatCompletionRequest, prompt: TokenIds) -> RequestGroup:
+    """The engine's requests for a conversation; by default an answer may fill the context."""
+    wanted = body.max_completion_tokens or body.max_tokens
+    room = _room(engine, len(prompt), wanted, "messages")
+    return _group(engine, body, "chatcmpl", [(prompt, room if wanted is None else wanted)])
+
+
+def completion_requests(
+    engine: Engine, body: CompletionRequest, prompts: Sequence[TokenIds]
+) -> RequestGroup:
+    """The engine's requests for one or many prompts, all checked before any of them starts."""
+    if len(prompts) * body.n > MAX_CHOICES:
+        raise RequestError(
+            f"at most {MAX_CHOICES} answers can be asked for at once, "
+            f"got {len(prompts)} prompts times n = {body.n}.",
+            "n" if len(prompts) == 1 else "prompt",
+        )
+    sized = []
+    for prompt in prompts:
+        room = _room(engine, len(prompt), body.max_tokens, "prompt")
+        default = min(_DEFAULT_COMPLETION_TOKENS, room)
+        sized.append((prompt, default if body.max_tokens is None else body.max_tokens))
+    return _group(engine, body, "cmpl", sized)
+
+
+def seed_of_copy(seed: int, copy: int) -> int:
+    """The seed of the i-th answer to a prompt. The first has the client's own."""
+    if copy == 0:
+        return seed & _SEED_MASK
+    digest = hashlib.blake2b(f"{seed & _SEED_MASK}:{copy}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") & _SEED_MASK
+
+
+def _room(engine: Engine, prompt_len: int, wanted: int | None, param: str) -> int:
+    """Tokens that the context leaves for the answer. Raises if that is too few, or none."""
+    needed = wanted or 1
+    if prompt_len + needed > engine.max_model_len:
+        raise ContextLengthError(
+            f"This model's maximum context length is {engine.max_model_len} tokens. However, your "
+            f"request needs {prompt_len + needed} tokens ({prompt_len} in the prompt, {needed} for "
+            # clients search the message for the code, not the code's own field
+            "the completion). (context_length_exceeded)",
+            param,
+        )
+    return engine.max_model_len - prompt_len
+
+
+def _group(
+    engine: Engine, body: _Body, prefix: str, sized: Sequence[tuple[TokenIds, int]]
+) -> RequestGroup:
+    group_id = f"{prefix}-{uuid.uuid4().hex}"
+    speculation = SpeculationParams(body.speculation.policy, body.speculation.max_draft_tokens)
+    requests: list[Request] = []
+    for prompt, max_tokens in sized:
+        params = _sampling_params(body, max_tokens, engine.vocab_size)
+        seed = secrets.randbits(63) if body.seed is None else body.seed
+        for copy in range(body.n):
+            request = Request(
+                id=f"{group_id}-{len(requests)}",
+                prompt_token_ids=prompt,
+                params=params,
+                seed=seed_of_copy(seed, copy),
+                speculation=speculation,
+            )
+            requests.append(request)
+    for request in requests[:: body.n]:  # copies differ in their seeds only
+        engine.check(request)
+    return RequestGroup(group_id, tuple(requests), body.n)
+
+
+def _sampling_params(body: _Body, max_tokens: int, vocab_size: int) -> SamplingParams:
+    for token_id in body.logit_bias:
+        if token_id >= vocab_size:
+            raise RequestError(
+                f"logit_bias names token {token_id}, but the vocabulary ends at {vocab_size - 1}.",
+                "logit_bias",
+            )
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=body.min_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        top_k=0 if body.top_k == -1 else body.top_k,  # -1 is how vLLM's clients say off
+        min_p=body.min_p,
+        seed=body.seed,
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        repetition_penalty=body.repetition_penalty,
+        logit_bias=body.logit_bias,
+        stop=body.stop,
+        stop_token_ids=body.stop_token_ids,
+        include_stop_str_in_output=body.include_stop_str_in_output,
+        ignore_eos=body.ignore_eos,
+        skip_special_tokens=body.skip_special_tokens,
+        logprobs=body.num_logprobs,
+    )

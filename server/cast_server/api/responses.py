@@ -1,0 +1,184 @@
+"""The bodies of answers, as OpenAI shapes them. Fields that OpenAI does not know come last.
+
+Answers are dumped with `exclude_unset`: a field that is null in OpenAI's answer is set to None, and
+a field that is absent there is left unset, so only fields that may be absent have a default.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel
+
+FinishReason = Literal["stop", "length"]
+
+
+class PromptTokensDetails(BaseModel):
+    """Where the prompt's tokens came from."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens read and written; each prompt counts once, however many answers it got."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class SpeculativeDecodingMetrics(BaseModel):
+    """What drafting did, summed over the choices. `acceptance_histogram[k]`: steps that took k."""
+
+    num_spec_steps: int
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
+    mean_acceptance_length: float | None
+    draft_acceptance_rate: float | None
+    acceptance_histogram: list[int]
+
+
+class Metrics(BaseModel):
+    """What the engine measured while it answered."""
+
+    speculative_decoding: SpeculativeDecodingMetrics
+
+
+class TopLogprob(BaseModel):
+    """A token that might have been chosen."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    """A token that was chosen, and the likeliest ones in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """One entry a token."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
+class CompletionLogprobs(BaseModel):
+    """Four lists of one length, an entry a token; `text_offset` counts characters."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class AssistantMessage(BaseModel):
+    """What the model said."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class Delta(BaseModel):
+    """What a chunk adds to the message."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class _Choice(BaseModel):
+    index: int
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None
+
+
+class ChatChoice(_Choice):
+    """One answer."""
+
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+
+
+class ChatChunkChoice(_Choice):
+    """News of one answer."""
+
+    delta: Delta
+    logprobs: ChatLogprobs | None
+
+
+class CompletionChoice(_Choice):
+    """One continuation, or news of it in a stream."""
+
+    text: str
+    logprobs: CompletionLogprobs | None
+
+
+class _Answer(BaseModel):
+    id: str
+    created: int
+    model: str
+    usage: Usage | None = None
+    metrics: Metrics | None = None
+
+
+class ChatCompletion(_Answer):
+    """The answer of /v1/chat/completions."""
+
+    object: Literal["chat.completion"]
+    choices: list[ChatChoice]
+
+
+class ChatCompletionChunk(_Answer):
+    """One event of a streamed /v1/chat/completions."""
+
+    object: Literal["chat.completion.chunk"]
+    choices: list[ChatChunkChoice]
+
+
+class Completion(_Answer):
+    """The answer of /v1/completions, and each event of it when streamed."""
+
+    object: Literal["text_completion"]
+    choices: list[CompletionChoice]
+
+
+class Model(BaseModel):
+    """An entry of /v1/models."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["castserve"] = "castserve"
+    max_model_len: int
+
+
+class ModelList(BaseModel):
+    """The answer of /v1/models."""
+
+    object: Literal["list"] = "list"
+    data: list[Model]
+
+
+class Health(BaseModel):
+    """The answer of /health."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong, in OpenAI's four fields."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every failure."""
+
+    error: ErrorDetail

@@ -1,0 +1,85 @@
+"""Answers as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, suppress
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from cast_server.api.accounting import metrics_of, usage_of
+from cast_server.api.engine import Engine
+from cast_server.api.failures import as_request_error, error_body
+from cast_server.api.formats import Chunk, Format
+from cast_server.api.generation import ClientGoneError, merged_outputs, run_while_connected
+from cast_server.api.requests import RequestGroup
+from cast_server.engine.request import RequestOutput
+
+
+class EventStream(StreamingResponse):
+    """Sends events until they end or the client leaves, then closes their generator."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        # a proxy that buffers or caches would undo the streaming
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self._events = events
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        # While a client reads slowly, its events wait at a yield, where no cancellation reaches
+        # them: hence the explicit closing, which aborts the engine's requests.
+        with suppress(ClientGoneError):
+            async with aclosing(self._events):
+                await run_while_connected(self.stream_response(send), receive)
+
+
+async def answer_events(
+    engine: Engine, group: RequestGroup, form: Format, *, with_usage: bool
+) -> AsyncGenerator[bytes, None]:
+    """The whole stream of an answer. A failure is its last event but [DONE]."""
+    try:
+        async with aclosing(_answer_chunks(engine, group, form, with_usage=with_usage)) as chunks:
+            async for chunk in chunks:
+                yield _event(chunk.model_dump_json(exclude_unset=True).encode())
+    except Exception as error:  # noqa: BLE001 - it is too late for a status, so the stream tells it
+        yield _event(error_body(as_request_error(error)))
+    yield _event(b"[DONE]")
+
+
+async def _answer_chunks(
+    engine: Engine, group: RequestGroup, form: Format, *, with_usage: bool
+) -> AsyncGenerator[Chunk, None]:
+    last_outputs: dict[int, RequestOutput] = {}
+    async with aclosing(_choice_chunks(engine, group, form, last_outputs)) as chunks:
+        async for chunk in chunks:
+            if with_usage:
+                chunk.usage = None
+            elif len(last_outputs) == len(group.requests):
+                chunk.metrics = metrics_of(last_outputs.values())
+            yield chunk
+    if with_usage:
+        closing = form.closing()
+        closing.usage = usage_of(group, [last_outputs[i] for i in range(len(last_outputs))])
+        closing.metrics = metrics_of(last_outputs.values())
+        yield closing
+
+
+async def _choice_chunks(
+    engine: Engine, group: RequestGroup, form: Format, last_outputs: dict[int, RequestOutput]
+) -> AsyncGenerator[Chunk, None]:
+    """All chunks that belong to a choice. Notes in `last_outputs` which choices have ended."""
+    for chunk in form.opening(len(group.requests)):
+        yield chunk
+    async with aclosing(merged_outputs(engine, group)) as outputs:
+        async for index, output in outputs:
+            if output.text or output.logprobs:
+                yield form.news(index, output)
+            if output.finish_reason is not None:
+                last_outputs[index] = output
+                yield form.ending(index, output)
+
+
+def _event(data: bytes) -> bytes:
+    return b"data: " + data + b"\n\n"

