@@ -171,19 +171,28 @@ def engine(address: tuple[str, int, FakeEngine]) -> FakeEngine:
     return address[2]
 
 
+@pytest.fixture(scope="session")
+def clients(
+    address: tuple[str, int, FakeEngine],
+) -> Iterator[tuple[openai.OpenAI, httpx2.Client]]:
+    url = f"http://{address[0]}:{address[1]}"
+    with (
+        openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0, timeout=10) as client,
+        httpx2.Client(base_url=url, timeout=10) as http,
+    ):
+        yield client, http
+
+
 @pytest.fixture
-def client(address: tuple[str, int, FakeEngine], engine: FakeEngine) -> Iterator[openai.OpenAI]:
+def client(clients: tuple[openai.OpenAI, httpx2.Client], engine: FakeEngine) -> openai.OpenAI:
     """The official client, without its retries."""
-    url = f"http://{address[0]}:{address[1]}/v1"
-    with openai.OpenAI(base_url=url, api_key="any", max_retries=0, timeout=10) as client:
-        yield client
+    return clients[0]
 
 
 @pytest.fixture
-def http(address: tuple[str, int, FakeEngine], engine: FakeEngine) -> Iterator[httpx2.Client]:
+def http(clients: tuple[openai.OpenAI, httpx2.Client], engine: FakeEngine) -> httpx2.Client:
     """A plain client, for what the official one would not send."""
-    with httpx2.Client(base_url=f"http://{address[0]}:{address[1]}", timeout=10) as client:
-        yield client
+    return clients[1]
 
 
 @pytest.fixture

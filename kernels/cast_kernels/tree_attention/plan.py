@@ -1,0 +1,141 @@
+"""What attention needs to know of a step, laid out once on the host and used by every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRows:
+    """One sequence's part of a step.
+
+    slots_L: int64 cache slots of its c context tokens and R rows. mask_RR: bool, [r, c] is True
+    where row c is row r or an ancestor of it. depths_R: int, position of each row after the context.
+    """
+
+    slots_L: NDArray[np.int64]
+    mask_RR: NDArray[np.bool_]
+    depths_R: NDArray[np.int64]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.mask_RR)
+
+    @property
+    def num_keys(self) -> int:
+        return len(self.slots_L)
+
+    def visible(self, window: int | None) -> NDArray[np.bool_]:
+        """Which of the L keys each of the R rows sees, bool [R, L]."""
+        context = self.num_keys - self.num_rows
+        visible_RL = np.ones((self.num_rows, self.num_keys), np.bool_)
+        visible_RL[:, context:] = self.mask_RR
+        if window is not None and self.num_keys > window:
+            key_position_L = np.concatenate([np.arange(context), context + self.depths_R])
+            visible_RL &= key_position_L > (context + self.depths_R - window)[:, None]
+        return visible_RL
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Sequences of similar size, padded to a common number of rows R and keys L.
+
+    rows_BR: int64 rows of the step, padding repeats the sequence's first row; None if all sequences
+    have R rows, side by side from `begin` to `end`. real_BR: bool, not padding.
+    slots_BL: int64, padding repeats the sequence's first slot, which is always finite.
+    """
+
+    members: tuple[SequenceRows, ...]
+    num_rows: int
+    num_keys: int
+    begin: int
+    end: int
+    slots: Tensor
+    rows: Tensor | None
+    real_rows: Tensor | None
+
+
+class AttentionPlan:
+    """Groups the sequences of a step so that each group is one dense attention call.
+
+    Masks are made when a layer first asks for a window and kept for the other layers.
+    """
+
+    def __init__(
+        self, rows: Sequence[SequenceRows], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.rows = tuple(rows)
+        self.num_rows = sum(one.num_rows for one in rows)
+        self._dtype = dtype
+        self._device = device
+        begins = np.cumsum([0, *(one.num_rows for one in rows)])
+        self.groups = tuple(
+            self._make_group(members, begins) for members in _split_by_size(self.rows)
+        )
+        self._masks: dict[int | None, tuple[Tensor, ...]] = {}
+
+    def masks(self, window: int | None, heads_per_key: int) -> tuple[Tensor, ...]:
+        """Additive masks [B, 1, G * R, L] of the groups: 0 where visible, -inf elsewhere."""
+        if window not in self._masks:
+            self._masks[window] = tuple(
+                self._make_mask(group, window, heads_per_key) for group in self.groups
+            )
+        return self._masks[window]
+
+    def _make_group(self, members: Sequence[int], begins: NDArray[np.int64]) -> Group:
+        chosen = tuple(self.rows[index] for index in members)
+        num_rows = max(one.num_rows for one in chosen)
+        num_keys = max(one.num_keys for one in chosen)
+        slots_BL = np.stack([_pad(one.slots_L, num_keys) for one in chosen])
+        begin, end = int(begins[members[0]]), int(begins[members[-1] + 1])
+        rows = real_rows = None
+        if end - begin != num_rows * len(chosen) or len(chosen) != members[-1] - members[0] + 1:
+            rows_BR = [
+                _pad(np.arange(begins[i], begins[i + 1], dtype=np.int64), num_rows) for i in members
+            ]
+            rows = torch.from_numpy(np.concatenate(rows_BR)).to(self._device)
+            real_BR = np.arange(num_rows) < np.array([[one.num_rows] for one in chosen])
+            real_rows = torch.from_numpy(np.flatnonzero(real_BR)).to(self._device)
+        slots = torch.from_numpy(slots_BL.reshape(-1)).to(self._device)
+        return Group(chosen, num_rows, num_keys, begin, end, slots, rows, real_rows)
+
+    def _make_mask(self, group: Group, window: int | None, heads_per_key: int) -> Tensor:
+        shape = (len(group.members), group.num_rows, group.num_keys)
+        hidden_BRL = np.ones(shape, np.bool_)
+        for hidden_RL, one in zip(hidden_BRL, group.members, strict=True):
+            hidden_RL[: one.num_rows, : one.num_keys] = ~one.visible(window)
+            hidden_RL[one.num_rows :, 0] = False  # a padding row must see something finite
+        mask_BRL = torch.zeros(shape, dtype=self._dtype)
+        mask_BRL.masked_fill_(torch.from_numpy(hidden_BRL), -torch.inf)
+        return mask_BRL.repeat(1, heads_per_key, 1).unsqueeze(1).to(self._device)
+
+
+def _split_by_size(rows: Sequence[SequenceRows]) -> list[list[int]]:
+    """Neighbours by size share a group while padding costs less than another call would."""
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].num_rows > 32, rows[i].num_keys))
+    groups: list[list[int]] = []
+    for index in order:
+        if groups and _fits(rows[index], [rows[i] for i in groups[-1]]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return [sorted(group) for group in groups]
+
+
+def _fits(one: SequenceRows, group: Sequence[SequenceRows]) -> bool:
+    is_small = one.num_rows <= 32 and group[0].num_rows <= 32
+    return is_small and one.num_keys <= 2 * group[0].num_keys + 64
+
+
+def _pad(array: NDArray[np.int64], length: int) -> NDArray[np.int64]:
+    if len(array) == length:
+        return array
+    padded = np.full(length, array[0], np.int64)
+    padded[: len(array)] = array
+    return padded

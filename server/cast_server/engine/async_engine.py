@@ -1,0 +1,179 @@
+"""The engine thread and its two queues: requests and aborts in, outputs out.
+
+Only `Request`, request ids and `RequestOutput` cross, so that the engine could move to a process of
+its own. Outputs cross once a step, whole accepted paths at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from cast_drafters.policy import POLICIES
+
+from cast_server.engine.core import EngineCore
+from cast_server.engine.request import Request, RequestOutput
+from cast_server.errors import (
+    ContextLengthError,
+    EngineFailureError,
+    EngineOverloadedError,
+    RequestError,
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    loop: asyncio.AbstractEventLoop
+    outputs: asyncio.Queue[RequestOutput]
+
+
+class AsyncEngine:
+    """Runs an `EngineCore` in one thread that owns the device. Methods are for event loops."""
+
+    def __init__(self, core: EngineCore, model_name: str, max_waiting: int = 1024) -> None:
+        self.model_name = model_name
+        self.created = int(time.time())
+        self._core = core
+        self._max_waiting = max_waiting
+        self._inbox: queue.SimpleQueue[Request | str | None] = queue.SimpleQueue()
+        self._streams: dict[str, _Stream] = {}
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @property
+    def max_model_len(self) -> int:
+        return self._core.scheduler.limits.max_model_len
+
+    @property
+    def vocab_size(self) -> int:
+        return self._core.runner.vocab_size
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._core.tokenizer
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        return tuple(POLICIES)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread after its current step; what is unfinished ends with an error."""
+        self._inbox.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def check(self, request: Request) -> None:
+        """Raises `RequestError` if the request can never be served, or not now."""
+        if len(self._streams) >= self._max_waiting + self._core.scheduler.limits.max_num_seqs:
+            raise EngineOverloadedError(
+                f"{len(self._streams)} requests are under way already; try again in a moment."
+            )
+        prompt, params = request.prompt_token_ids, request.params
+        if not prompt:
+            raise RequestError("The prompt must not be empty.", "prompt")
+        ids = (*prompt, *params.logit_bias, *params.stop_token_ids)
+        wrong = next((i for i in ids if not 0 <= i < self.vocab_size), None)
+        if wrong is not None:
+            raise RequestError(f"Token id {wrong} is not below {self.vocab_size}, the vocabulary.")
+        self._check_length(len(prompt), params.max_tokens)
+        try:
+            self._core.policy_of(request)
+        except ValueError as cause:
+            raise RequestError(str(cause), "speculation") from cause
+
+    def _check_length(self, num_prompt: int, max_tokens: int) -> None:
+        pool = self._core.scheduler.pool
+        limit = min(self.max_model_len, pool.num_blocks * pool.block_size)
+        if num_prompt + max_tokens > limit:
+            raise ContextLengthError(
+                f"This model's maximum context length is {limit} tokens. However, your request "
+                f"needs {num_prompt + max_tokens} tokens ({num_prompt} in the prompt, {max_tokens} "
+                "for the completion). (context_length_exceeded)",
+                "prompt",
+            )
+
+    async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
+        """Outputs of one checked request, until one has a `finish_reason`.
+
+        Closing the iterator, or cancelling whoever waits for it, aborts the request.
+        """
+        outputs: asyncio.Queue[RequestOutput] = asyncio.Queue()
+        with self._lock:
+            self._streams[request.id] = _Stream(asyncio.get_running_loop(), outputs)
+        self._inbox.put(request)
+        if not self._thread.is_alive():
+            self._fail_all()
+        is_finished = False
+        try:
+            while not is_finished:
+                output = await outputs.get()
+                is_finished = output.finish_reason is not None
+                yield output
+        finally:
+            with self._lock:
+                self._streams.pop(request.id, None)
+            if not is_finished:
+                self._inbox.put(request.id)
+
+    def _run(self) -> None:
+        try:
+            while self._take_in():
+                self._deliver(self._core.step())
+        except BaseException:
+            _log.exception("the engine thread has died")
+            raise
+        finally:
+            self._fail_all()
+
+    def _take_in(self) -> bool:
+        """Takes in what has arrived; waits for it if there is nothing else to do."""
+        while not self._inbox.empty() or not self._core.has_work:
+            message = self._inbox.get()
+            if message is None:
+                return False
+            if isinstance(message, str):
+                self._core.abort(message)
+            else:
+                self._core.add(message)
+        return True
+
+    def _deliver(self, outputs: list[RequestOutput]) -> None:
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
+        with self._lock:
+            for output in outputs:
+                stream = self._streams.get(output.request_id)
+                if stream is not None:
+                    by_loop.setdefault(stream.loop, []).append((stream, output))
+        for loop, batch in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_put_all, batch)
+            except RuntimeError:  # the loop was closed under its streams; nobody is listening
+                _log.warning("%d outputs came after their event loop was closed", len(batch))
+
+    def _fail_all(self) -> None:
+        error = EngineFailureError("The engine has stopped.")
+        with self._lock:
+            ids = list(self._streams)
+        self._deliver(
+            [RequestOutput(request_id=i, finish_reason="error", error=error) for i in ids]
+        )
+
+
+def _put_all(batch: list[tuple[_Stream, RequestOutput]]) -> None:
+    for stream, output in batch:
+        stream.outputs.put_nowait(output)

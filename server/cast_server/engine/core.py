@@ -1,0 +1,214 @@
+"""One step of the engine: schedule, draft, verify, accept, commit, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import numpy as np
+from cast_drafters.base import DraftContext, Drafter, VerifyResult
+from cast_drafters.policy import DraftPolicy, parse_policy
+from cast_drafters.tree import EMPTY_TREE, DraftTree
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cast_server.engine.block_pool import OutOfBlocksError
+from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.forward_batch import build_forward_batch
+from cast_server.engine.model_runner import ModelRunner
+from cast_server.engine.request import Request, RequestOutput, TokenLogprob
+from cast_server.engine.sampler import top_logprobs
+from cast_server.engine.scheduler import Scheduled, Scheduler
+from cast_server.engine.sequence import Sequence
+from cast_server.engine.verifier import Walk, accept
+from cast_server.errors import EngineFailureError
+
+_log = logging.getLogger(__name__)
+
+
+class EngineCore:
+    """Single-threaded. `step` until `has_work` is False; requests may come and go between steps."""
+
+    def __init__(
+        self,
+        runner: ModelRunner,
+        scheduler: Scheduler,
+        drafter: Drafter,
+        tokenizer: Any,
+        eos_token_ids: frozenset[int],
+        default_policy: str,
+    ) -> None:
+        self.runner = runner
+        self.scheduler = scheduler
+        self.drafter = drafter
+        self.tokenizer = tokenizer
+        self.eos_token_ids = eos_token_ids
+        self.default_policy = default_policy
+        self._sequences: dict[str, Sequence] = {}
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request: Request) -> None:
+        """Queues a request. Raises `ValueError` for an unknown speculation policy."""
+        params = request.params
+        stop_ids = frozenset(params.stop_token_ids)
+        if not params.ignore_eos:
+            stop_ids |= self.eos_token_ids
+        text = TextStream(self.tokenizer, params)
+        sequence = Sequence(request, self.policy_of(request), stop_ids, text)
+        self._sequences[request.id] = sequence
+        self.drafter.begin(request.id, sequence.token_ids)
+        self.scheduler.add(sequence)
+
+    def abort(self, request_id: str) -> None:
+        """Forgets a request, waiting or running. Unknown ids are fine."""
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:
+            self._drop(sequence)
+
+    def policy_of(self, request: Request) -> DraftPolicy:
+        wish = request.speculation
+        return parse_policy(wish.policy or self.default_policy, wish.max_draft_tokens)
+
+    def step(self) -> list[RequestOutput]:
+        """News of every sequence that got tokens or ended.
+
+        A failure costs the requests of this step, which end with an error; the others go on.
+        """
+        scheduled = self.scheduler.schedule()
+        try:
+            return self._run(scheduled)
+        except Exception:
+            _log.exception("a step failed; its %d requests end with an error", len(scheduled))
+            for one in scheduled:
+                self._drop(one.sequence)
+            return [_failure(one.sequence) for one in scheduled]
+
+    def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
+        trees = self._draft(scheduled)
+        batch = build_forward_batch(scheduled, trees, self.runner.kv_cache_YS2KD)
+        logits_RV = self.runner.forward(batch)
+        choosing = [
+            (one.sequence, tree)
+            for one, tree in zip(scheduled, trees, strict=True)
+            if one.reaches_end
+        ]
+        walks = accept(logits_RV, [seq for seq, _ in choosing], [tree for _, tree in choosing])
+        self._move_accepted(walks)
+        for one in scheduled:
+            self._advance(one.sequence, one.num_tokens)
+        outputs = [self._commit(walk, logits_RV) for walk in walks]
+        self.drafter.observe([_verify_result(walk) for walk in walks if len(walk.tree)])
+        for walk in walks:
+            if walk.sequence.finish_reason is not None:
+                self._drop(walk.sequence)
+        return outputs
+
+    def _draft(self, scheduled: Seq[Scheduled]) -> list[DraftTree]:
+        """A tree for every scheduled sequence, empty unless it decodes and wants one."""
+        trees = [EMPTY_TREE] * len(scheduled)
+        asked: list[int] = []
+        contexts: list[DraftContext] = []
+        for index, one in enumerate(scheduled):
+            limits = one.sequence.policy.limits(one.max_draft_rows)
+            if limits.max_nodes > 0:
+                asked.append(index)
+                request = one.sequence.request
+                contexts.append(
+                    DraftContext(
+                        one.sequence.id,
+                        one.sequence.token_ids,
+                        limits,
+                        request.params.temperature,
+                        request.seed,
+                    )
+                )
+        candidates = self.drafter.propose(contexts) if contexts else []
+        for index, candidate in zip(asked, candidates, strict=True):
+            one = scheduled[index]
+            tree = one.sequence.policy.build(candidate, one.max_draft_rows)
+            trees[index] = self._fit(one.sequence, tree)
+        return trees
+
+    def _fit(self, sequence: Sequence, tree: DraftTree) -> DraftTree:
+        """Cuts a tree to the blocks that are free; drafts never take another's place."""
+        pool = self.scheduler.pool
+        room = (len(sequence.blocks) + pool.num_free) * pool.block_size - len(sequence.token_ids)
+        tree = tree.truncated(max(0, min(len(tree), room)))
+        try:
+            sequence.reserve(pool, len(sequence.token_ids) + len(tree))
+        except OutOfBlocksError:  # pragma: no cover - `room` has counted the free blocks
+            return EMPTY_TREE
+        return tree
+
+    def _move_accepted(self, walks: Seq[Walk]) -> None:
+        """Accepted keys and values go where plain decoding would have put them."""
+        source: list[NDArray[np.int64]] = []
+        target: list[NDArray[np.int64]] = []
+        for walk in walks:
+            count = len(walk.accepted)
+            if walk.accepted == list(range(count)):
+                continue  # the path is where it belongs, as in any chain
+            root = len(walk.sequence.token_ids)
+            nodes = walk.sequence.slots(root, root + len(walk.tree))
+            source.append(nodes[walk.accepted])
+            target.append(nodes[:count])
+        self.runner.commit(source, target)
+
+    def _advance(self, sequence: Sequence, num_tokens: int) -> None:
+        before = sequence.num_computed
+        sequence.num_computed += num_tokens
+        if self.scheduler.limits.prefix_caching:
+            sequence.publish_prefix(self.scheduler.pool, before)
+
+    def _commit(self, walk: Walk, logits_RV: Tensor) -> RequestOutput:
+        sequence = walk.sequence
+        if sequence.num_output:
+            sequence.count_step(len(walk.tree), len(walk.accepted))
+        kept, text = sequence.append(walk.tokens)
+        self._advance(sequence, min(len(walk.accepted), len(kept)))
+        sequence.trim(self.scheduler.pool)
+        return _output(sequence, kept, text, self._logprobs(walk, kept, logits_RV))
+
+    def _logprobs(self, walk: Walk, kept: Seq[int], logits_RV: Tensor) -> tuple[TokenLogprob, ...]:
+        count = walk.sequence.params.logprobs
+        if count is None:
+            return ()
+        return tuple(
+            top_logprobs(logits_RV[row], token_id, count)
+            for row, token_id in zip(walk.rows, kept, strict=False)
+        )
+
+    def _drop(self, sequence: Sequence) -> None:
+        self.scheduler.remove(sequence)
+        self.drafter.release(sequence.id)
+        del self._sequences[sequence.id]
+
+
+def _output(
+    sequence: Sequence, kept: list[int], text: str, logprobs: tuple[TokenLogprob, ...]
+) -> RequestOutput:
+    return RequestOutput(
+        request_id=sequence.id,
+        new_token_ids=tuple(kept),
+        text=text,
+        logprobs=logprobs,
+        finish_reason=sequence.finish_reason,
+        stop_reason=sequence.stop_reason,
+        num_prompt_tokens=sequence.num_prompt,
+        num_cached_tokens=sequence.num_cached,
+        num_output_tokens=sequence.num_output,
+        speculation=sequence.speculation(),
+    )
+
+
+def _failure(sequence: Sequence) -> RequestOutput:
+    error = EngineFailureError("The server failed on this request; it may be sent again.")
+    return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
+
+
+def _verify_result(walk: Walk) -> VerifyResult:
+    return VerifyResult(walk.sequence.id, walk.tree, tuple(walk.accepted), tuple(walk.tokens))

@@ -1,0 +1,80 @@
+"""One ragged batch: the rows of all sequences of a step, side by side, whatever their trees."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from cast_drafters.tree import DraftTree
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cast_server.engine.scheduler import Scheduled
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardBatch:
+    """Arguments of one target pass over N rows.
+
+    logit_rows: the rows whose logits are wanted, in order of sequence and node.
+    """
+
+    input_ids_N: Tensor
+    position_ids_N: Tensor
+    slots_N: Tensor
+    logit_rows: Tensor
+    plan: AttentionPlan
+    kv_cache_YS2KD: Tensor
+
+
+def build_forward_batch(
+    scheduled: Seq[Scheduled], trees: Seq[DraftTree], kv_cache_YS2KD: Tensor
+) -> ForwardBatch:
+    """Each sequence brings its pending tokens, then the nodes of its tree behind the last of them.
+
+    The blocks of all rows must be reserved. Row r of a sequence is written to the slot of position
+    num_computed + r, wherever in the tree it is.
+    """
+    token_ids: list[int] = []
+    positions: list[NDArray[np.int64]] = []
+    slots: list[NDArray[np.int64]] = []
+    rows: list[SequenceRows] = []
+    logit_rows: list[NDArray[np.int64]] = []
+    num_rows = 0
+    for one, tree in zip(scheduled, trees, strict=True):
+        sequence, begin = one.sequence, one.sequence.num_computed
+        last = begin + one.num_tokens
+        end = last + len(tree)
+        token_ids += sequence.token_ids[begin:last]
+        token_ids += tree.token_ids_T.tolist()
+        chain = np.arange(one.num_tokens)
+        depths_R = np.concatenate([chain, one.num_tokens - 1 + tree.depths_T.astype(np.int64)])
+        positions.append(begin + depths_R)
+        slots.append(sequence.slots(begin, end))
+        rows.append(SequenceRows(sequence.slots(0, end), _mask(one.num_tokens, tree), depths_R))
+        if one.reaches_end:
+            logit_rows.append(np.arange(num_rows + one.num_tokens - 1, num_rows + end - begin))
+        num_rows += end - begin
+    device = kv_cache_YS2KD.device
+    none = np.empty(0, np.int64)
+    return ForwardBatch(
+        input_ids_N=torch.tensor(token_ids, device=device),
+        position_ids_N=torch.from_numpy(np.concatenate(positions)).to(device),
+        slots_N=torch.from_numpy(np.concatenate(slots)).to(device),
+        logit_rows=torch.from_numpy(np.concatenate([none, *logit_rows])).to(device),
+        plan=AttentionPlan(rows, kv_cache_YS2KD.dtype, device),
+        kv_cache_YS2KD=kv_cache_YS2KD,
+    )
+
+
+def _mask(num_tokens: int, tree: DraftTree) -> NDArray[np.bool_]:
+    """A chain of `num_tokens` whose last token is the root of the tree, bool [R, R]."""
+    if num_tokens == 1:
+        return tree.ancestor_mask()
+    num_rows = num_tokens + len(tree)
+    mask_RR = np.tri(num_rows, dtype=np.bool_)
+    mask_RR[num_tokens - 1 :, num_tokens - 1 :] = tree.ancestor_mask()
+    return mask_RR

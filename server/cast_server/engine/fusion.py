@@ -1,0 +1,142 @@
+"""Surgery on a loaded model: fewer, larger operations, the same function.
+
+Nothing here knows model names. A decoder layer is replaced only if its parts are exactly those of
+the Llama family, and the caller compares the model's logits before and after; every other layer
+keeps transformers' own code with its linear layers repacked.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from cast_kernels.linear import PackedLinear
+from cast_kernels.tree_attention import tree_attention
+from torch import Tensor, nn
+
+from cast_server.engine.forward_batch import ForwardBatch
+
+_LAYER_PARTS: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_ATTENTION_PARTS: Final = {"q_proj", "k_proj", "v_proj", "o_proj"}
+_HEAD_NORMS: Final = {"q_norm", "k_norm"}
+_MLP_PARTS: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
+
+
+class FusedDecoderLayer(nn.Module):
+    """A pre-norm decoder layer with grouped-query attention and a gated MLP.
+
+    One matrix product each for q, k and v and for gate and up; keys and values go into the cache in
+    one copy. Weights are taken over from `layer`, which must not be used afterwards.
+    """
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.layer_idx = attention.layer_idx
+        self.head_dim = attention.head_dim
+        self.num_key_heads = attention.k_proj.out_features // self.head_dim
+        self.num_heads = attention.q_proj.out_features // self.head_dim
+        self.scale = attention.scaling
+        self.window = getattr(
+            attention, "sliding_window", getattr(attention.config, "sliding_window", None)
+        )
+        self.input_layernorm = layer.input_layernorm
+        self.post_attention_layernorm = layer.post_attention_layernorm
+        self.q_norm = getattr(attention, "q_norm", None)
+        self.k_norm = getattr(attention, "k_norm", None)
+        self.qkv_proj = _pack(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o_proj = _pack(attention.o_proj)
+        self.gate_up_proj = _pack(mlp.gate_proj, mlp.up_proj)
+        self.down_proj = _pack(mlp.down_proj)
+        self.activation = mlp.act_fn
+        half = torch.ones(self.head_dim // 2, dtype=attention.q_proj.weight.dtype)
+        self.register_buffer("_rotation_sign_D", torch.cat([-half, half]), persistent=False)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        forward_batch: ForwardBatch,
+        **_: Any,
+    ) -> Tensor:
+        """hidden_states: [1, N, E]."""
+        hidden_NE = hidden_states[0]
+        normed_NE = _rms_norm(hidden_NE, self.input_layernorm)
+        hidden_NE = hidden_NE + self._attend(normed_NE, position_embeddings, forward_batch)
+        normed_NE = _rms_norm(hidden_NE, self.post_attention_layernorm)
+        gate_NF, up_NF = self.gate_up_proj(normed_NE).chunk(2, dim=-1)
+        hidden_NE = hidden_NE + self.down_proj(self.activation(gate_NF) * up_NF)
+        return hidden_NE.unsqueeze(0)
+
+    def _attend(
+        self, x_NE: Tensor, position_embeddings: tuple[Tensor, Tensor], batch: ForwardBatch
+    ) -> Tensor:
+        num_rows = len(x_NE)
+        rotated = self.num_heads + self.num_key_heads
+        qkv_NHD = self.qkv_proj(x_NE).view(num_rows, -1, self.head_dim)
+        qk_NHD = self._norm_heads(qkv_NHD[:, :rotated])
+        cos_N1D, sin_N1D = (part[0].unsqueeze(1) for part in position_embeddings)
+        turned_NHD = qk_NHD.roll(self.head_dim // 2, -1)
+        qk_NHD = torch.addcmul(qk_NHD * cos_N1D, turned_NHD, sin_N1D * self._rotation_sign_D)
+        q_NHD, k_NKD = qk_NHD.split([self.num_heads, self.num_key_heads], dim=1)
+        kv_N2KD = torch.stack([k_NKD, qkv_NHD[:, rotated:]], dim=1)
+        cache_S2KD = batch.kv_cache_YS2KD[self.layer_idx]
+        cache_S2KD.index_copy_(0, batch.slots_N, kv_N2KD)
+        out_NHD = tree_attention(
+            q_NHD, cache_S2KD, batch.plan, scale=self.scale, window=self.window
+        )
+        out: Tensor = self.o_proj(out_NHD.reshape(num_rows, -1))
+        return out
+
+    def _norm_heads(self, qk_NHD: Tensor) -> Tensor:
+        if self.q_norm is None or self.k_norm is None:
+            return qk_NHD
+        q_NHD, k_NKD = qk_NHD.split([self.num_heads, self.num_key_heads], dim=1)
+        return torch.cat([_rms_norm(q_NHD, self.q_norm), _rms_norm(k_NKD, self.k_norm)], dim=1)
+
+
+def fuse_layers(model: nn.Module) -> int:
+    """Replaces every decoder layer of the known shape, in place. Returns how many."""
+    fused = 0
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if _is_fusable(child):
+                setattr(parent, name, FusedDecoderLayer(child))
+                fused += 1
+    return fused
+
+
+def pack_linears(model: nn.Module) -> None:
+    """Repacks every `nn.Linear`, in place; tied weights keep their unpacked copy elsewhere."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child.weight, child.bias))
+
+
+def _is_fusable(layer: nn.Module) -> bool:
+    parts = dict(layer.named_children())
+    if set(parts) != _LAYER_PARTS or not hasattr(parts["self_attn"], "layer_idx"):
+        return False
+    attention = {name for name, _ in parts["self_attn"].named_children()}
+    mlp = {name for name, _ in parts["mlp"].named_children()}
+    norms = [parts["input_layernorm"], parts["post_attention_layernorm"]]
+    norms += [getattr(parts["self_attn"], name) for name in attention & _HEAD_NORMS]
+    return (
+        attention in (_ATTENTION_PARTS, _ATTENTION_PARTS | _HEAD_NORMS)
+        and mlp == _MLP_PARTS
+        and all(hasattr(norm, "variance_epsilon") for norm in norms)
+        and all(type(m) is nn.Linear for n, m in layer.named_modules() if n.endswith("_proj"))
+    )
+
+
+def _pack(*linears: nn.Linear) -> PackedLinear:
+    weight = torch.cat([linear.weight for linear in linears])
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    assert len(biases) in (0, len(linears))
+    return PackedLinear(weight, torch.cat(biases) if biases else None)
+
+
+def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
+    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)

@@ -1,0 +1,157 @@
+"""Everything that happens on the device: the target model, its KV cache, one pass over a step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence as Seq
+from typing import Any, Final
+
+import numpy as np
+import torch
+from cast_kernels.kv_commit import kv_commit
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cast_server.engine.attention import ATTENTION_NAME, register_attention
+from cast_server.engine.forward_batch import ForwardBatch
+from cast_server.engine.fusion import fuse_layers, pack_linears
+from cast_server.errors import UnsupportedModelError
+
+_log = logging.getLogger(__name__)
+
+# A wrong mask, position or layer moves logits by about their own spread; rounding by far less.
+_TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+_PROBE_TOKENS: Final = 12
+
+
+class ModelRunner:
+    """Owns the target model and `num_slots` slots of KV cache, [layers, slots, 2, K, D].
+
+    Takes the model over: its modules are repacked in place. Raises `UnsupportedModelError` if the
+    model does not give the same logits through the paged tree path as by itself.
+    """
+
+    def __init__(self, model: nn.Module, num_slots: int, device: torch.device) -> None:
+        self.model: Any = model.eval().to(device)
+        self.device = device
+        self.dtype: torch.dtype = self.model.dtype
+        text_config = self.model.config.get_text_config()
+        self.vocab_size: int = text_config.vocab_size
+        self.kv_cache_YS2KD = torch.zeros(kv_cache_shape(text_config, num_slots), dtype=self.dtype)
+        self.kv_cache_YS2KD = self.kv_cache_YS2KD.to(device)
+        self._adapt()
+
+    @torch.inference_mode()
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Logits of the wanted rows, float32 [rows, V]; also writes the keys and values of all."""
+        out = self.model(
+            input_ids=batch.input_ids_N.unsqueeze(0),
+            position_ids=batch.position_ids_N.unsqueeze(0),
+            use_cache=False,
+            logits_to_keep=batch.logit_rows,
+            forward_batch=batch,
+        )
+        logits: Tensor = out.logits[0].float()
+        return logits
+
+    @torch.inference_mode()
+    def commit(self, source: Seq[NDArray[np.int64]], target: Seq[NDArray[np.int64]]) -> None:
+        """Moves accepted rows to their places in the cache; pairs of slot arrays."""
+        if source:
+            moves = (torch.from_numpy(np.concatenate(slots)) for slots in (source, target))
+            kv_commit(self.kv_cache_YS2KD, *(slots.to(self.device) for slots in moves))
+
+    @torch.inference_mode()
+    def _adapt(self) -> None:
+        """Own attention, packed weights, fused layers: each step proven against the model itself."""
+        refusal = _refusal(self.model)
+        if refusal:
+            raise UnsupportedModelError(refusal)
+        register_attention()
+        probe = torch.arange(_PROBE_TOKENS, device=self.device) * 37 % self.vocab_size
+        expected = self.model(input_ids=probe.unsqueeze(0), use_cache=False).logits[0].float()
+        self.model.set_attn_implementation(ATTENTION_NAME)
+        try:
+            error = self._probe_error(probe, expected)
+        except (TypeError, KeyError, AttributeError, RuntimeError, IndexError) as cause:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not run on a paged KV cache: {cause}"
+            ) from cause
+        tolerance = _TOLERANCE[self.dtype]
+        if not error <= tolerance:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} gives other logits on a paged KV cache "
+                f"(relative error {error:.2g}, at most {tolerance:.0e} is rounding): "
+                "its attention does more than transformers' AttentionInterface tells."
+            )
+        self._fuse(probe, expected)
+
+    def _fuse(self, probe: Tensor, expected: Tensor) -> None:
+        layers = {
+            name: module
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.ModuleList)
+        }
+        originals = {name: list(module) for name, module in layers.items()}
+        if fuse_layers(self.model) and not (
+            self._probe_error(probe, expected) <= _TOLERANCE[self.dtype]
+        ):
+            _log.info("fused layers change this model's logits; keeping transformers' own")
+            for name, module in layers.items():
+                for index, original in enumerate(originals[name]):
+                    module[index] = original
+        pack_linears(self.model)
+
+    def _probe_error(self, probe: Tensor, expected: Tensor) -> float:
+        """RMS error over RMS spread when the probe runs as a chunk and then as a tree.
+
+        The tree holds each remaining token twice, so that a path must skip its decoys.
+        """
+        half = _PROBE_TOKENS // 2
+        tail = torch.arange(half, _PROBE_TOKENS, device=self.device)
+        prompt = SequenceRows(np.arange(half), np.tri(half, dtype=np.bool_), np.arange(half))
+        first = self.forward(self._probe_batch(probe[:half], tail - half, prompt))
+        depths = np.repeat(np.arange(half), 2)
+        real = np.arange(2 * half) % 2 == 1
+        sees = np.tri(2 * half, dtype=np.bool_) & real | np.eye(2 * half, dtype=np.bool_)
+        branches = SequenceRows(np.arange(3 * half), sees, depths)
+        decoyed = probe[half:].repeat_interleave(2)
+        decoyed[::2] = (decoyed[::2] + 1) % self.vocab_size
+        rows = torch.from_numpy(np.flatnonzero(real)).to(self.device)
+        second = self.forward(self._probe_batch(decoyed, rows, branches))
+        logits = torch.cat([first, second])
+        spread = expected - expected.mean(-1, keepdim=True)
+        return float((logits - expected).square().mean().sqrt() / spread.square().mean().sqrt())
+
+    def _probe_batch(self, ids: Tensor, logit_rows: Tensor, rows: SequenceRows) -> ForwardBatch:
+        context = rows.num_keys - rows.num_rows
+        return ForwardBatch(
+            input_ids_N=ids,
+            position_ids_N=torch.from_numpy(context + rows.depths_R).to(self.device),
+            slots_N=torch.from_numpy(rows.slots_L[context:]).to(self.device),
+            logit_rows=logit_rows,
+            plan=AttentionPlan([rows], self.dtype, self.device),
+            kv_cache_YS2KD=self.kv_cache_YS2KD,
+        )
+
+
+def kv_cache_shape(text_config: Any, num_slots: int) -> tuple[int, int, int, int, int]:
+    """[layers, slots, 2, key heads, head size]."""
+    heads = text_config.num_attention_heads
+    head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // heads
+    key_heads = getattr(text_config, "num_key_value_heads", None) or heads
+    return text_config.num_hidden_layers, num_slots, 2, key_heads, head_dim
+
+
+def _refusal(model: Any) -> str | None:
+    """Why a model cannot be served, where one look is enough."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        return f"{name} is an encoder-decoder model; castserve serves decoder-only models."
+    if not model._supports_attention_backend:  # noqa: SLF001
+        return (
+            f"{name} does not route its attention through transformers' AttentionInterface, "
+            "so its drafts could not be verified on a paged KV cache."
+        )
+    return None

@@ -1,0 +1,60 @@
+"""Walks draft trees along the target's own choices.
+
+The target's choice at a node depends on the node's prefix and the noise of its position only, so
+what is committed is what plain decoding would have produced, whatever the tree. Only nodes on the
+accepted paths are ever evaluated: all sequences go one level deeper together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+from cast_drafters.tree import DraftTree
+from torch import Tensor
+
+from cast_server.engine.sampler import Position, choose
+from cast_server.engine.sequence import Sequence
+
+
+@dataclass(slots=True)
+class Walk:
+    """One sequence's way through its tree. `rows` are the logit rows at which tokens were chosen."""
+
+    sequence: Sequence
+    tree: DraftTree
+    first_row: int
+    node: int = -1
+    accepted: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+
+
+def accept(logits_RV: Tensor, sequences: Seq[Sequence], trees: Seq[DraftTree]) -> list[Walk]:
+    """For each sequence the accepted nodes and the chosen tokens, one more than nodes (the bonus).
+
+    logits_RV: float32; each sequence's root row, then its nodes' rows, in order.
+    """
+    walks: list[Walk] = []
+    row = 0
+    for sequence, tree in zip(sequences, trees, strict=True):
+        walks.append(Walk(sequence, tree, row))
+        row += 1 + len(tree)
+    children = [walk.tree.children() for walk in walks]
+    active = list(range(len(walks)))
+    while active:
+        rows = [walks[i].first_row + 1 + walks[i].node for i in active]
+        positions = [Position(walks[i].sequence, tuple(walks[i].tokens)) for i in active]
+        chosen = choose(logits_RV[rows], positions)
+        going_on: list[int] = []
+        for i, row, token_id in zip(active, rows, chosen, strict=True):
+            walk = walks[i]
+            walk.tokens.append(token_id)
+            walk.rows.append(row)
+            child = children[i].get((walk.node, token_id))
+            if child is not None:
+                walk.node = child
+                walk.accepted.append(child)
+                going_on.append(i)
+        active = going_on
+    return walks
