@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cast_server.api.engine import Engine
@@ -69,6 +69,7 @@ def completion_requests(
         )
     sized = []
     for prompt in prompts:
+        _check_token_ids(engine, prompt, "prompt")
         room = _room(engine, len(prompt), body.max_tokens, "prompt")
         default = min(_DEFAULT_COMPLETION_TOKENS, room)
         sized.append((prompt, default if body.max_tokens is None else body.max_tokens))
@@ -102,9 +103,11 @@ def _group(
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     speculation = SpeculationParams(body.speculation.policy, body.speculation.max_draft_tokens)
+    _check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
+    _check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []
     for prompt, max_tokens in sized:
-        params = _sampling_params(body, max_tokens, engine.vocab_size)
+        params = _sampling_params(body, max_tokens)
         seed = secrets.randbits(63) if body.seed is None else body.seed
         for copy in range(body.n):
             request = Request(
@@ -120,13 +123,14 @@ def _group(
     return RequestGroup(group_id, tuple(requests), body.n)
 
 
-def _sampling_params(body: _Body, max_tokens: int, vocab_size: int) -> SamplingParams:
-    for token_id in body.logit_bias:
-        if token_id >= vocab_size:
-            raise RequestError(
-                f"logit_bias names token {token_id}, but the vocabulary ends at {vocab_size - 1}.",
-                "logit_bias",
-            )
+def _check_token_ids(engine: Engine, token_ids: Collection[int], param: str) -> None:
+    # the engine checks too, but cannot say which field of the body the id came from
+    last = engine.vocab_size - 1
+    if token_ids and (min(token_ids) < 0 or max(token_ids) > last):
+        raise RequestError(f"{param} holds a token id that is not between 0 and {last}.", param)
+
+
+def _sampling_params(body: _Body, max_tokens: int) -> SamplingParams:
     return SamplingParams(
         max_tokens=max_tokens,
         min_tokens=body.min_tokens,

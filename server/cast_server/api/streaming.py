@@ -32,7 +32,7 @@ class EventStream(StreamingResponse):
         # them: hence the explicit closing, which aborts the engine's requests.
         with suppress(ClientGoneError):
             async with aclosing(self._events):
-                await self.stream_response(send)
+                await run_while_connected(self.stream_response(send), receive)
 
 
 async def answer_events(

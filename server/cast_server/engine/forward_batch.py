@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_server.engine.scheduler import Scheduled
+
+# Fewer rows cost more: oneDNN multiplies one row by another algorithm, slower than for four, and
+# rounds it differently. Steps of fewer rows are filled up; the last cache slots are for that.
+MIN_ROWS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,13 @@ def build_forward_batch(
         if one.reaches_end:
             logit_rows.append(np.arange(num_rows + one.num_tokens - 1, num_rows + end - begin))
         num_rows += end - begin
+    num_idle = MIN_ROWS - num_rows
+    if num_idle > 0:
+        idle_slots = kv_cache_YS2KD.shape[1] - 1 - np.arange(num_idle)
+        rows[-1] = _with_idle_rows(rows[-1], idle_slots)
+        token_ids += [0] * num_idle
+        positions.append(np.repeat(positions[-1][-1:], num_idle))
+        slots.append(idle_slots)
     device = kv_cache_YS2KD.device
     none = np.empty(0, np.int64)
     return ForwardBatch(
@@ -78,3 +90,12 @@ def _mask(num_tokens: int, tree: DraftTree) -> NDArray[np.bool_]:
     mask_RR = np.tri(num_rows, dtype=np.bool_)
     mask_RR[num_tokens - 1 :, num_tokens - 1 :] = tree.ancestor_mask()
     return mask_RR
+
+
+def _with_idle_rows(rows: SequenceRows, idle_slots: NDArray[np.int64]) -> SequenceRows:
+    """Adds rows that see the context and themselves, and that nobody sees."""
+    num_rows, num_idle = rows.num_rows, len(idle_slots)
+    mask_RR = np.eye(num_rows + num_idle, dtype=np.bool_)
+    mask_RR[:num_rows, :num_rows] = rows.mask_RR
+    depths_R = np.concatenate([rows.depths_R, np.repeat(rows.depths_R[-1:], num_idle)])
+    return SequenceRows(np.concatenate([rows.slots_L, idle_slots]), mask_RR, depths_R)

@@ -26,13 +26,13 @@ Script = Callable[[Request], AsyncIterator[RequestOutput]]
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- if message.role == 'tool' -%}{{ raise_exception('no tools in this template') }}{%- endif -%}
-<{{ message.role }}>{{ message.content }}<|end|>
+{{- '<' + message['role'] + '>' + message['content'] + '<|end|>' -}}
 {%- endfor -%}
 {%- if add_generation_prompt -%}<assistant>{%- endif -%}"""
 
 
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and <|end|> besides."""
+    """One token a byte, and <|end|> besides, which ends messages."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -154,8 +154,10 @@ def address() -> Iterator[tuple[str, int, FakeEngine]]:
     # asyncio switches Nagle's delays off only where the protocol is spelled out
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(engine, HttpConfig()), log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
+    app = create_app(engine, HttpConfig())
+    server = uvicorn.Server(
+        uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

@@ -61,6 +61,8 @@ def test_missing_content_type_is_explained(http) -> None:
 def test_messages_never_repeat_a_large_body(http) -> None:
     answer = http.post(TEXT, json={"prompt": "a", "temperature": "x" * 100_000})
     assert len(error_of(answer, 400)["message"]) < 300
+    answer = http.post(TEXT, json={"prompt": "a", "seed": 10**1000})
+    assert len(error_of(answer, 400)["message"]) < 300
     answer = http.post(TEXT, json={"prompt": "a", "model": "x" * 100_000})
     assert len(error_of(answer, 404)["message"]) < 1100
 

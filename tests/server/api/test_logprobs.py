@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from itertools import chain
 
 import pytest
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.token_text import TokenText
@@ -134,6 +134,15 @@ def test_json_has_no_infinities(http, engine, value) -> None:
 def test_special_tokens_stand_for_their_names(engine) -> None:
     texts = TokenText(engine.tokenizer)
     assert texts.bytes_of(engine.tokenizer.eos_token_id) == b"<|end|>"
+
+
+def test_special_tokens_are_not_read_as_bytes() -> None:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<é>"])
+    texts = TokenText(PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    assert texts.bytes_of(256) == "<é>".encode()
 
 
 def test_ids_beyond_the_tokenizer_stand_for_nothing(engine) -> None:

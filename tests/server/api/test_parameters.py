@@ -116,6 +116,8 @@ def test_speculation_reaches_the_engine(http, engine) -> None:
         ("stop", 5),
         ("stream", "yes"),
         ("stop_token_ids", "5"),
+        ("stop_token_ids", [257]),
+        ("stop_token_ids", [-1]),
         ("logit_bias", {"five": 1}),
         ("logit_bias", {"-5": 1}),
         ("logit_bias", {"5": 101}),
@@ -243,13 +245,37 @@ def test_what_the_template_refuses_is_the_clients_fault(http) -> None:
     assert "no tools in this template" in error["message"]
 
 
+def test_a_template_that_trips_over_messages_is_the_clients_fault(
+    http, engine, monkeypatch
+) -> None:
+    monkeypatch.setattr(engine.tokenizer, "chat_template", "{{ messages[0].content + 5 }}")
+    error = refusal(http, CHAT)
+    assert error["param"] == "messages"
+    assert "chat template" in error["message"]
+
+
 def test_model_without_chat_template_refuses_chats(http, engine, monkeypatch) -> None:
     monkeypatch.setattr(engine.tokenizer, "chat_template", None)
     assert "chat template" in refusal(http, CHAT)["message"]
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", [], [[]], ["a", ""], [1.5], ["a", 1], [True], [[1, "a"]], {"a": 1}, 5]
+    "prompt",
+    [
+        "",
+        [],
+        [[]],
+        ["a", ""],
+        [257],
+        [[5], [-1]],
+        [10**30],
+        [1.5],
+        ["a", 1],
+        [True],
+        [[1, "a"]],
+        {"a": 1},
+        5,
+    ],
 )
 def test_wrong_prompts_are_refused(http, prompt) -> None:
     assert refusal(http, TEXT, prompt=prompt)["param"] == "prompt"
