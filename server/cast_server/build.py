@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
-
 from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool

@@ -1,9 +1,9 @@
 """Every failure that a user can cause or must be told of.
 
     CastError
-    ├── ConfigError              the command line or a file asks for something impossible; start-up stops
+    ├── ConfigError              the command line asks for the impossible; start-up stops
     │   ├── ModelNotFoundError   no such model on this machine
-    │   └── UnsupportedModelError the model loads, but cannot be served exactly; the message says why
+    │   └── UnsupportedModelError it loads, but cannot be served exactly; the message says why
     └── RequestError             one request cannot be served; the others go on (HTTP 400)
         ├── ContextLengthError   prompt, or prompt and completion, do not fit (HTTP 400)
         ├── UnknownModelError    the request names a model that is not served (HTTP 404)

@@ -20,7 +20,7 @@ _logger = logging.getLogger(__name__)
 
 _MAX_MESSAGE_CHARS = 1000
 _MAX_VALUE_CHARS = 80
-_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+_CODES: Final = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cast_drafters.policy import POLICIES
-
 from cast_server.engine.core import EngineCore
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
@@ -50,7 +49,9 @@ class AsyncEngine:
 
     @property
     def max_model_len(self) -> int:
-        return self._core.scheduler.limits.max_model_len
+        """Tokens of prompt and completion together, bounded by the model and by the KV cache."""
+        pool = self._core.scheduler.pool
+        return min(self._core.scheduler.limits.max_model_len, pool.num_blocks * pool.block_size)
 
     @property
     def vocab_size(self) -> int:
@@ -97,8 +98,7 @@ class AsyncEngine:
             raise RequestError(str(cause), "speculation") from cause
 
     def _check_length(self, num_prompt: int, max_tokens: int) -> None:
-        pool = self._core.scheduler.pool
-        limit = min(self.max_model_len, pool.num_blocks * pool.block_size)
+        limit = self.max_model_len
         if num_prompt + max_tokens > limit:
             raise ContextLengthError(
                 f"This model's maximum context length is {limit} tokens. However, your request "

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cast_kernels.tree_attention import tree_attention
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
+from cast_kernels.tree_attention import tree_attention
 from cast_server.engine.forward_batch import ForwardBatch
 from cast_server.errors import UnsupportedModelError
 
@@ -27,7 +27,7 @@ def register_attention() -> None:
 
 
 def attention_forward(  # noqa: PLR0913
-    module: nn.Module,
+    module: Any,
     query_1HND: Tensor,
     key_1KND: Tensor,
     value_1KND: Tensor,

@@ -7,12 +7,12 @@ from collections.abc import Sequence as Seq
 from typing import Any
 
 import numpy as np
-from cast_drafters.base import DraftContext, Drafter, VerifyResult
-from cast_drafters.policy import DraftPolicy, parse_policy
-from cast_drafters.tree import EMPTY_TREE, DraftTree
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cast_drafters.base import DraftContext, Drafter, VerifyResult
+from cast_drafters.policy import DraftPolicy, parse_policy
+from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.forward_batch import build_forward_batch

@@ -8,11 +8,11 @@ from typing import Final
 
 import numpy as np
 import torch
-from cast_drafters.tree import DraftTree
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cast_drafters.tree import DraftTree
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from cast_server.engine.scheduler import Scheduled
 
 # Fewer rows cost more: oneDNN multiplies one row by another algorithm, slower than for four, and

@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 import torch
-import torch.nn.functional as F
-from cast_kernels.linear import PackedLinear
-from cast_kernels.tree_attention import tree_attention
 from torch import Tensor, nn
 
+from cast_kernels.linear import PackedLinear
+from cast_kernels.tree_attention import tree_attention
 from cast_server.engine.forward_batch import ForwardBatch
 
 _LAYER_PARTS: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -30,28 +29,28 @@ class FusedDecoderLayer(nn.Module):
     one copy. Weights are taken over from `layer`, which must not be used afterwards.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self.layer_idx = attention.layer_idx
-        self.head_dim = attention.head_dim
-        self.num_key_heads = attention.k_proj.out_features // self.head_dim
-        self.num_heads = attention.q_proj.out_features // self.head_dim
-        self.scale = attention.scaling
-        self.window = getattr(
+        self.layer_idx: int = attention.layer_idx
+        self.head_dim: int = attention.head_dim
+        self.num_key_heads: int = attention.k_proj.out_features // self.head_dim
+        self.num_heads: int = attention.q_proj.out_features // self.head_dim
+        self.scale: float = attention.scaling
+        self.window: int | None = getattr(
             attention, "sliding_window", getattr(attention.config, "sliding_window", None)
         )
         self.input_layernorm = layer.input_layernorm
         self.post_attention_layernorm = layer.post_attention_layernorm
-        self.q_norm = getattr(attention, "q_norm", None)
-        self.k_norm = getattr(attention, "k_norm", None)
+        self.q_norm: Any = getattr(attention, "q_norm", None)
+        self.k_norm: Any = getattr(attention, "k_norm", None)
         self.qkv_proj = _pack(attention.q_proj, attention.k_proj, attention.v_proj)
         self.o_proj = _pack(attention.o_proj)
         self.gate_up_proj = _pack(mlp.gate_proj, mlp.up_proj)
         self.down_proj = _pack(mlp.down_proj)
         self.activation = mlp.act_fn
-        half = torch.ones(self.head_dim // 2, dtype=attention.q_proj.weight.dtype)
-        self.register_buffer("_rotation_sign_D", torch.cat([-half, half]), persistent=False)
+        half_D = attention.q_proj.weight.new_ones(self.head_dim // 2)
+        self._rotation_sign_D = torch.cat([-half_D, half_D])
 
     def forward(
         self,
@@ -115,8 +114,8 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(parent, name, PackedLinear(child.weight, child.bias))
 
 
-def _is_fusable(layer: nn.Module) -> bool:
-    parts = dict(layer.named_children())
+def _is_fusable(layer: Any) -> bool:
+    parts: dict[str, Any] = dict(layer.named_children())
     if set(parts) != _LAYER_PARTS or not hasattr(parts["self_attn"], "layer_idx"):
         return False
     attention = {name for name, _ in parts["self_attn"].named_children()}
@@ -132,11 +131,15 @@ def _is_fusable(layer: nn.Module) -> bool:
 
 
 def _pack(*linears: nn.Linear) -> PackedLinear:
-    weight = torch.cat([linear.weight for linear in linears])
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     assert len(biases) in (0, len(linears))
     return PackedLinear(weight, torch.cat(biases) if biases else None)
 
 
-def _rms_norm(x: Tensor, norm: nn.Module) -> Tensor:
-    return F.rms_norm(x, norm.weight.shape, norm.weight, norm.variance_epsilon)
+def _rms_norm(x: Tensor, norm: Any) -> Tensor:
+    """Zhang and Sennrich 2019. torch's own operator takes three times as long on a CPU."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.rsqrt(length.square() / x.shape[-1] + norm.variance_epsilon)
+    normed: Tensor = (x * scale).to(x.dtype) * norm.weight
+    return normed

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from cast_kernels.kv_commit import kv_commit
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cast_kernels.kv_commit import kv_commit
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from cast_server.engine.attention import ATTENTION_NAME, register_attention
 from cast_server.engine.forward_batch import MIN_ROWS, ForwardBatch
 from cast_server.engine.fusion import fuse_layers, pack_linears
@@ -32,8 +32,8 @@ class ModelRunner:
     model does not give the same logits through the paged tree path as by itself.
     """
 
-    def __init__(self, model: nn.Module, num_slots: int, device: torch.device) -> None:
-        self.model: Any = model.eval().to(device)
+    def __init__(self, model: Any, num_slots: int, device: torch.device) -> None:
+        self.model = model.eval().to(device)
         self.device = device
         self.dtype: torch.dtype = self.model.dtype
         text_config = self.model.config.get_text_config()

@@ -12,9 +12,9 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import torch
-from cast_kernels.gumbel import gumbel_argmax
 from torch import Tensor
 
+from cast_kernels.gumbel import gumbel_argmax
 from cast_server.engine.request import SamplingParams, TokenLogprob
 from cast_server.engine.sequence import Sequence
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
-from cast_drafters.policy import DraftPolicy
 from numpy.typing import NDArray
 
+from cast_drafters.policy import DraftPolicy
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.request import FinishReason, Request, SpeculationStats

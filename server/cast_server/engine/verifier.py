@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from cast_drafters.tree import DraftTree
 from torch import Tensor
 
+from cast_drafters.tree import DraftTree
 from cast_server.engine.sampler import Position, choose
 from cast_server.engine.sequence import Sequence
 
 
 @dataclass(slots=True)
 class Walk:
-    """One sequence's way through its tree. `rows` are the logit rows at which tokens were chosen."""
+    """One sequence's way through its tree. `rows` are the logit rows of the chosen tokens."""
 
     sequence: Sequence
     tree: DraftTree
