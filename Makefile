@@ -26,7 +26,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED) $(BENCH_INSTALLED)
-	$(BIN)/python bench/compare_peers.py $(ARGS)
+	$(BIN)/python -m cast_bench.compare $(ARGS)
 
 $(INSTALLED): pyproject.toml
 	@echo "== 1/4 creating .venv"

@@ -37,7 +37,10 @@ class EngineConfig(BaseModel):
         512, ge=16, description="most rows in one step: prefill chunks, drafts and all"
     )
     max_draft_rows: int = Field(
-        16, ge=0, description="most draft rows in one step, shared by its sequences"
+        8,
+        ge=0,
+        description="a step takes drafts only up to this many rows in all; a CPU computes that "
+        "many in the time of one",
     )
     max_waiting: int = Field(1024, ge=1, description="requests that may queue before a 503")
     block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")

@@ -15,8 +15,8 @@ from torch import Tensor
 class SequenceRows:
     """One sequence's part of a step.
 
-    slots_L: int64 cache slots of its c context tokens and R rows. mask_RR: bool, [r, c] is True
-    where row c is row r or an ancestor of it. depths_R: int, position of each row after the context.
+    slots_L: int64 cache slots of its c context tokens and R rows. mask_RR: bool, [r, c] is true
+    where row c is row r or an ancestor of it. depths_R: int, position behind the context.
     """
 
     slots_L: NDArray[np.int64]

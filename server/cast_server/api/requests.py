@@ -138,7 +138,6 @@ def _sampling_params(body: _Body, max_tokens: int) -> SamplingParams:
         top_p=body.top_p,
         top_k=0 if body.top_k == -1 else body.top_k,  # -1 is how vLLM's clients say off
         min_p=body.min_p,
-        seed=body.seed,
         presence_penalty=body.presence_penalty,
         frequency_penalty=body.frequency_penalty,
         repetition_penalty=body.repetition_penalty,

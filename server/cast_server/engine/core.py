@@ -81,11 +81,12 @@ class EngineCore:
         scheduled = self.scheduler.schedule()
         try:
             return self._run(scheduled)
-        except Exception:
-            _log.exception("a step failed; its %d requests end with an error", len(scheduled))
-            for one in scheduled:
-                self._drop(one.sequence)
-            return [_failure(one.sequence) for one in scheduled]
+        except Exception:  # noqa: BLE001 - whatever it was, the other requests must go on
+            lost = [one.sequence for one in scheduled if one.sequence.id in self._sequences]
+            _log.exception("a step failed; its %d requests end with an error", len(lost))
+            for sequence in lost:
+                self._drop(sequence)
+            return [_failure(sequence) for sequence in lost]
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         trees = self._draft(scheduled)

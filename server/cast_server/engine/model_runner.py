@@ -67,7 +67,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _adapt(self) -> None:
-        """Own attention, packed weights, fused layers: each step proven against the model itself."""
+        """Own attention, fused layers, packed weights: each proven against the model itself."""
         refusal = _refusal(self.model)
         if refusal:
             raise UnsupportedModelError(refusal)

@@ -17,8 +17,8 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 class SamplingParams:
     """How tokens are chosen and when to stop. Names and meanings are those of OpenAI and vLLM.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off. `seed` None draws one.
-    `logprobs` is the number of alternatives reported beside each chosen token; None reports nothing.
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off.
+    `logprobs` is the number of alternatives reported beside each chosen token; None: no report.
     Penalties count generated tokens (presence, frequency) or prompt and generated (repetition).
 
     Raises `RequestError` with the offending field and value.
@@ -30,7 +30,6 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
-    seed: int | None = None
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0

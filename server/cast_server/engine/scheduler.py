@@ -35,7 +35,7 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """First come, first served. Running sequences go first; the youngest gives way when blocks end."""
+    """First come, first served. Running sequences go first; the youngest gives way."""
 
     def __init__(self, pool: BlockPool, limits: SchedulerLimits) -> None:
         self.pool = pool
@@ -114,7 +114,7 @@ class Scheduler:
         return chosen
 
     def _start(self, sequence: Sequence) -> bool:
-        """Takes blocks for all pending tokens, so that a prompt once begun is not soon preempted."""
+        """Takes blocks for all pending tokens, lest a prompt just begun be preempted."""
         if self.limits.prefix_caching:
             sequence.share_prefix(self.pool)
         try:
@@ -150,7 +150,7 @@ class Scheduler:
         spare = self.limits.max_batched_tokens - sum(one.num_tokens for one in chosen)
         if not decoding:
             return chosen
-        share = min(spare, self.limits.max_draft_rows) // decoding
+        share = max(0, min(spare, self.limits.max_draft_rows - decoding)) // decoding
         return [
             Scheduled(one.sequence, 1, self._useful_draft_rows(one.sequence, share))
             if one.sequence.is_decoding

@@ -102,7 +102,7 @@ class Sequence:
         return self._slots_L[begin:end]
 
     def reserve(self, pool: BlockPool, num_tokens: int) -> None:
-        """Makes room for `num_tokens` in all. Raises `OutOfBlocksError` and then changes nothing."""
+        """Makes room for `num_tokens` in all, or raises `OutOfBlocksError`."""
         missing = pool.blocks_for(num_tokens) - len(self.blocks)
         if missing > 0:
             self._adopt(pool, pool.allocate(missing))

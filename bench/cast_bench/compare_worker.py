@@ -1,0 +1,146 @@
+"""One side of `cast_bench.compare`: loads once, then answers each "concurrency round" line.
+
+An answer is one line of JSON with the tokens generated and the seconds taken, prompt included.
+All sides decode greedily, ignore the end token and generate exactly `--output-len` tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol
+
+from cast_bench.prompts import PROMPTS
+
+
+class Generate(Protocol):
+    """Answers all prompts at once; returns the number of tokens generated."""
+
+    def __call__(self, prompts: list[str]) -> int: ...
+
+
+def castserve(policy: str, args: argparse.Namespace) -> Generate:
+    """Our engine in this process, without HTTP."""
+    import torch
+
+    from cast_server.build import build_core
+    from cast_server.config import EngineConfig
+    from cast_server.engine.request import Request, SamplingParams, SpeculationParams
+    from cast_server.model_files import load_model, resolve_model
+
+    torch.set_num_threads(args.threads)
+    config = EngineConfig(dtype=args.dtype, max_num_seqs=args.slots, kv_cache_tokens=16384)
+    model, tokenizer = load_model(resolve_model(config.model), getattr(torch, args.dtype))
+    core = build_core(config, model, tokenizer)
+    params = SamplingParams(max_tokens=args.output_len, temperature=0.0, ignore_eos=True)
+
+    def generate(prompts: list[str]) -> int:
+        for index, prompt in enumerate(prompts):
+            ids = tuple(_chat_ids(tokenizer, prompt))
+            core.add(Request(f"{index}", ids, params, index, SpeculationParams(policy)))
+        tokens = 0
+        while core.has_work:
+            tokens += sum(len(output.new_token_ids) for output in core.step())
+        return tokens
+
+    return generate
+
+
+def transformers(args: argparse.Namespace) -> Generate:
+    """`generate`, all prompts in one left-padded batch."""
+    import torch
+
+    from cast_server.model_files import load_model, resolve_model
+
+    torch.set_num_threads(args.threads)
+    model, tokenizer = load_model(
+        resolve_model("smollm2-135m-instruct"), getattr(torch, args.dtype)
+    )
+    tokenizer.padding_side = "left"
+
+    def generate(prompts: list[str]) -> int:
+        ids = [_chat_ids(tokenizer, prompt) for prompt in prompts]
+        inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        length = args.output_len
+        with torch.inference_mode():
+            out = model.generate(
+                **inputs, do_sample=False, max_new_tokens=length, min_new_tokens=length
+            )
+        return int((out.shape[1] - inputs["input_ids"].shape[1]) * len(prompts))
+
+    return generate
+
+
+def llama_cpp(args: argparse.Namespace) -> Generate:
+    """llama.cpp's server, in this process, on the GGUF file itself."""
+    import xllamacpp
+
+    from cast_server.model_files import resolve_model
+
+    files = resolve_model("smollm2-135m-instruct")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(files.directory / (files.gguf_file or ""))
+    params.n_parallel = args.slots
+    params.n_ctx = 2048 * args.slots
+    params.cpuparams.n_threads = args.threads
+    params.cpuparams_batch.n_threads = args.threads
+    server = xllamacpp.Server(params)
+    pool = ThreadPoolExecutor(args.slots)
+
+    def ask(prompt: str) -> int:
+        answer = server.handle_chat_completions(
+            {
+                "messages": [{"role": "user", "content": prompt}],
+                "max_tokens": args.output_len,
+                "temperature": 0.0,
+                "ignore_eos": True,
+                "cache_prompt": False,
+            }
+        )
+        return int(answer["usage"]["completion_tokens"])
+
+    return lambda prompts: sum(pool.map(ask, prompts))
+
+
+_SIDES: Final[dict[str, Callable[[argparse.Namespace], Generate]]] = {
+    "castserve-off": lambda args: castserve("off", args),
+    "castserve-ngram": lambda args: castserve("tree:8", args),
+    "transformers": transformers,
+    "llama.cpp": llama_cpp,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("side", choices=tuple(_SIDES))
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--output-len", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--slots", type=int, default=8)
+    args = parser.parse_args()
+    generate = _SIDES[args.side](args)
+    print("{}", flush=True)
+    for line in sys.stdin:
+        concurrency, round_index = map(int, line.split())
+        first = (round_index + 1) * concurrency
+        prompts = [PROMPTS[(first + i) % len(PROMPTS)] for i in range(concurrency)]
+        begin = time.perf_counter()
+        tokens = generate(prompts)
+        answer = {"tokens": tokens, "seconds": time.perf_counter() - begin}
+        print(f"\n{json.dumps(answer)}", flush=True)
+
+
+def _chat_ids(tokenizer: Any, prompt: str) -> list[int]:
+    messages = [{"role": "user", "content": prompt}]
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    return ids
+
+
+if __name__ == "__main__":
+    main()
