@@ -149,8 +149,19 @@ class AsyncEngine:
             if isinstance(message, str):
                 self._core.abort(message)
             else:
-                self._core.add(message)
+                self._add(message)
         return True
+
+    def _add(self, request: Request) -> None:
+        try:
+            self._core.add(request)
+        except Exception:  # noqa: BLE001 - one request must not end the thread that serves all
+            _log.exception("request %s could not be started", request.id)
+            self._core.abort(request.id)
+            error = EngineFailureError("The server failed on this request.")
+            self._deliver(
+                [RequestOutput(request_id=request.id, finish_reason="error", error=error)]
+            )
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,8 +61,8 @@ class EngineCore:
         text = TextStream(self.tokenizer, params)
         sequence = Sequence(request, self.policy_of(request), stop_ids, text)
         self._sequences[request.id] = sequence
-        self.drafter.begin(request.id, sequence.token_ids)
         self.scheduler.add(sequence)
+        self.drafter.begin(request.id, sequence.token_ids)
 
     def abort(self, request_id: str) -> None:
         """Forgets a request, waiting or running. Unknown ids are fine."""
@@ -76,17 +77,35 @@ class EngineCore:
     def step(self) -> list[RequestOutput]:
         """News of every sequence that got tokens or ended.
 
-        A failure costs the requests of this step, which end with an error; the others go on.
+        If the step fails, its sequences are run one by one without drafts: only those that fail
+        alone end with an error, and a broken drafter costs nothing but speed.
         """
         scheduled = self.scheduler.schedule()
+        if not scheduled:
+            return []
+        before = [_progress(one.sequence) for one in scheduled]
         try:
             return self._run(scheduled)
         except Exception:  # noqa: BLE001 - whatever it was, the other requests must go on
-            lost = [one.sequence for one in scheduled if one.sequence.id in self._sequences]
-            _log.exception("a step failed; its %d requests end with an error", len(lost))
-            for sequence in lost:
-                self._drop(sequence)
-            return [_failure(sequence) for sequence in lost]
+            _log.exception("a step of %d requests failed; trying them one by one", len(scheduled))
+        outputs: list[RequestOutput] = []
+        for one, progress in zip(scheduled, before, strict=True):
+            is_untouched = _progress(one.sequence) == progress
+            outputs += self._run_alone(one) if is_untouched else [self._fail(one.sequence)]
+        return outputs
+
+    def _run_alone(self, one: Scheduled) -> list[RequestOutput]:
+        try:
+            return self._run([replace(one, max_draft_rows=0)])
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("request %s failed", one.sequence.id)
+            return [self._fail(one.sequence)]
+
+    def _fail(self, sequence: Sequence) -> RequestOutput:
+        if sequence.id in self._sequences:
+            self._drop(sequence)
+        error = EngineFailureError("The server failed on this request; it may be sent again.")
+        return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         trees = self._draft(scheduled)
@@ -206,9 +225,8 @@ def _output(
     )
 
 
-def _failure(sequence: Sequence) -> RequestOutput:
-    error = EngineFailureError("The server failed on this request; it may be sent again.")
-    return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
+def _progress(sequence: Sequence) -> tuple[int, int]:
+    return sequence.num_computed, len(sequence.token_ids)
 
 
 def _verify_result(walk: Walk) -> VerifyResult:

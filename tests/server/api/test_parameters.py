@@ -43,9 +43,8 @@ def test_sampling_fields_reach_the_engine(http, engine, path) -> None:
         "include_stop_str_in_output": True,
         "ignore_eos": True,
         "skip_special_tokens": False,
-        "seed": 11,
     }
-    post(http, path, **fields, stop=["a", "b"], logit_bias={"5": 2, "6": -100})
+    post(http, path, **fields, seed=11, stop=["a", "b"], logit_bias={"5": 2, "6": -100})
     expected = fields | {"stop": ("a", "b"), "stop_token_ids": (3, 4)}
     expected |= {"logit_bias": {5: 2.0, 6: -100.0}}
     assert engine.requests[0].params == SamplingParams(**expected)
