@@ -10,6 +10,7 @@ before the call. Row r sees every one of the c context tokens and those rows who
 mask; a window w further restricts both to positions above its own minus w. Row r of depth d is at
 position c + d.
 
+q may have more rows than the plan; these are idle and their output is the query itself.
 Only reads its arguments. Slots behind a sequence's c + R may hold anything, NaN included.
 """
 

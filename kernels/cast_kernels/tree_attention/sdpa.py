@@ -27,8 +27,11 @@ def tree_attention(
     heads_per_key = q_NHD.shape[1] // kv_cache_S2KD.shape[2]
     masks = plan.masks(window, heads_per_key)
     if len(plan.groups) == 1 and plan.groups[0].rows is None:
-        return _attend(q_NHD, kv_cache_S2KD, plan.groups[0], masks[0], scale, softcap)
-    out_NHD = torch.empty_like(q_NHD)
+        idle = q_NHD[plan.num_rows :]
+        q_NHD = q_NHD[: plan.num_rows]
+        out_NHD = _attend(q_NHD, kv_cache_S2KD, plan.groups[0], masks[0], scale, softcap)
+        return torch.cat([out_NHD, idle]) if len(idle) else out_NHD
+    out_NHD = q_NHD.clone()
     for group, mask in zip(plan.groups, masks, strict=True):
         if group.rows is None or group.real_rows is None:
             q = q_NHD[group.begin : group.end]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -44,9 +45,10 @@ def attention_forward(  # noqa: PLR0913
     del attention_mask  # the plan has it
     if s_aux is not None:
         raise UnsupportedModelError("The model uses attention sinks, which are not supported.")
-    kv_cache_S2KD = forward_batch.kv_cache_YS2KD[module.layer_idx]
-    kv_cache_S2KD[:, 0].index_copy_(0, forward_batch.slots_N, key_1KND[0].transpose(0, 1))
-    kv_cache_S2KD[:, 1].index_copy_(0, forward_batch.slots_N, value_1KND[0].transpose(0, 1))
+    kv_cache_S2KD = forward_batch.kv_caches[module.layer_idx]
+    kv_M2KD = torch.stack([key_1KND[0], value_1KND[0]]).permute(2, 0, 1, 3)
+    kv_M2KD = kv_M2KD[: len(forward_batch.slots_M)]
+    kv_cache_S2KD.index_copy_(0, forward_batch.slots_M, kv_M2KD)
     out_NHD = tree_attention(
         query_1HND[0].transpose(0, 1),
         kv_cache_S2KD,

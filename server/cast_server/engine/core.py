@@ -109,7 +109,7 @@ class EngineCore:
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         trees = self._draft(scheduled)
-        batch = build_forward_batch(scheduled, trees, self.runner.kv_cache_YS2KD)
+        batch = build_forward_batch(scheduled, trees, self.runner.kv_caches)
         logits_RV = self.runner.forward(batch)
         choosing = [
             (one.sequence, tree)

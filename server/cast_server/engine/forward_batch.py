@@ -16,27 +16,29 @@ from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from cast_server.engine.scheduler import Scheduled
 
 # Fewer rows cost more: oneDNN multiplies one row by another algorithm, slower than for four, and
-# rounds it differently. Steps of fewer rows are filled up; the last cache slots are for that.
+# rounds it differently. Idle rows fill a step up; they are not cached and attend to nothing.
 MIN_ROWS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ForwardBatch:
-    """Arguments of one target pass over N rows.
+    """Arguments of one target pass over N rows, of which the last may be idle.
 
+    slots_M: where the keys and values of the M rows that are not idle go.
     logit_rows: the rows whose logits are wanted, in order of sequence and node.
+    kv_caches: one [S, 2, K, D] a layer.
     """
 
     input_ids_N: Tensor
     position_ids_N: Tensor
-    slots_N: Tensor
+    slots_M: Tensor
     logit_rows: Tensor
     plan: AttentionPlan
-    kv_cache_YS2KD: Tensor
+    kv_caches: tuple[Tensor, ...]
 
 
 def build_forward_batch(
-    scheduled: Seq[Scheduled], trees: Seq[DraftTree], kv_cache_YS2KD: Tensor
+    scheduled: Seq[Scheduled], trees: Seq[DraftTree], kv_caches: tuple[Tensor, ...]
 ) -> ForwardBatch:
     """Each sequence brings its pending tokens, then the nodes of its tree behind the last of them.
 
@@ -63,22 +65,18 @@ def build_forward_batch(
         if one.reaches_end:
             logit_rows.append(np.arange(num_rows + one.num_tokens - 1, num_rows + end - begin))
         num_rows += end - begin
-    num_idle = MIN_ROWS - num_rows
-    if num_idle > 0:
-        idle_slots = kv_cache_YS2KD.shape[1] - 1 - np.arange(num_idle)
-        rows[-1] = _with_idle_rows(rows[-1], idle_slots)
-        token_ids += [0] * num_idle
-        positions.append(np.repeat(positions[-1][-1:], num_idle))
-        slots.append(idle_slots)
-    device = kv_cache_YS2KD.device
+    num_idle = max(0, MIN_ROWS - num_rows)
+    token_ids += [0] * num_idle
+    positions.append(np.zeros(num_idle, np.int64))
+    device, dtype = kv_caches[0].device, kv_caches[0].dtype
     none = np.empty(0, np.int64)
     return ForwardBatch(
         input_ids_N=torch.tensor(token_ids, device=device),
         position_ids_N=torch.from_numpy(np.concatenate(positions)).to(device),
-        slots_N=torch.from_numpy(np.concatenate(slots)).to(device),
+        slots_M=torch.from_numpy(np.concatenate(slots)).to(device),
         logit_rows=torch.from_numpy(np.concatenate([none, *logit_rows])).to(device),
-        plan=AttentionPlan(rows, kv_cache_YS2KD.dtype, device),
-        kv_cache_YS2KD=kv_cache_YS2KD,
+        plan=AttentionPlan(rows, dtype, device),
+        kv_caches=kv_caches,
     )
 
 
@@ -90,12 +88,3 @@ def _mask(num_tokens: int, tree: DraftTree) -> NDArray[np.bool_]:
     mask_RR = np.tri(num_rows, dtype=np.bool_)
     mask_RR[num_tokens - 1 :, num_tokens - 1 :] = tree.ancestor_mask()
     return mask_RR
-
-
-def _with_idle_rows(rows: SequenceRows, idle_slots: NDArray[np.int64]) -> SequenceRows:
-    """Adds rows that see the context and themselves, and that nobody sees."""
-    num_rows, num_idle = rows.num_rows, len(idle_slots)
-    mask_RR = np.eye(num_rows + num_idle, dtype=np.bool_)
-    mask_RR[:num_rows, :num_rows] = rows.mask_RR
-    depths_R = np.concatenate([rows.depths_R, np.repeat(rows.depths_R[-1:], num_idle)])
-    return SequenceRows(np.concatenate([rows.slots_L, idle_slots]), mask_RR, depths_R)

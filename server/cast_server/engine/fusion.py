@@ -94,15 +94,22 @@ class FusedDecoderLayer(nn.Module):
         rotated = self.num_heads + self.num_key_heads
         qkv_NHD = self.qkv_proj(x_NE).view(num_rows, -1, self.head_dim)
         qk_NHD = self._norm_heads(qkv_NHD[:, :rotated])
-        cos_N1D, sin_N1D = (part[0].unsqueeze(1) for part in position_embeddings)
+        cos_N1D, sin_N1D = (part_1ND.transpose(0, 1) for part_1ND in position_embeddings)
         turned_NHD = qk_NHD.roll(self.head_dim // 2, -1)
-        qk_NHD = torch.addcmul(qk_NHD * cos_N1D, turned_NHD, sin_N1D * self._rotation_sign_D)
-        q_NHD, k_NKD = qk_NHD.split([self.num_heads, self.num_key_heads], dim=1)
-        kv_N2KD = torch.stack([k_NKD, qkv_NHD[:, rotated:]], dim=1)
-        cache_S2KD = batch.kv_cache_YS2KD[self.layer_idx]
-        cache_S2KD.index_copy_(0, batch.slots_N, kv_N2KD)
+        signed_N1D = sin_N1D * self._rotation_sign_D
+        torch.addcmul(qk_NHD * cos_N1D, turned_NHD, signed_N1D, out=qkv_NHD[:, :rotated])
+        num_written = len(batch.slots_M)
+        kv_M2KD = qkv_NHD[:num_written, self.num_heads :].view(
+            num_written, 2, self.num_key_heads, self.head_dim
+        )
+        cache_S2KD = batch.kv_caches[self.layer_idx]
+        cache_S2KD.index_copy_(0, batch.slots_M, kv_M2KD)
         out_NHD = tree_attention(
-            q_NHD, cache_S2KD, batch.plan, scale=self.scale, window=self.window
+            qkv_NHD[:, : self.num_heads],
+            cache_S2KD,
+            batch.plan,
+            scale=self.scale,
+            window=self.window,
         )
         out: Tensor = self.o_proj(out_NHD.reshape(num_rows, -1))
         return out

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from cast_kernels.kv_commit import kv_commit
 from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from cast_server.engine.attention import ATTENTION_NAME, register_attention
-from cast_server.engine.forward_batch import MIN_ROWS, ForwardBatch
+from cast_server.engine.forward_batch import ForwardBatch
 from cast_server.engine.fusion import fuse_layers, pack_linears
 from cast_server.errors import UnsupportedModelError
 
@@ -38,8 +38,9 @@ class ModelRunner:
         self.dtype: torch.dtype = self.model.dtype
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
-        shape = kv_cache_shape(text_config, num_slots + MIN_ROWS)
+        shape = kv_cache_shape(text_config, num_slots)
         self.kv_cache_YS2KD = torch.zeros(shape, dtype=self.dtype, device=device)
+        self.kv_caches: tuple[Tensor, ...] = self.kv_cache_YS2KD.unbind(0)
         self._adapt()
 
     @torch.inference_mode()
@@ -141,10 +142,10 @@ class ModelRunner:
         return ForwardBatch(
             input_ids_N=ids,
             position_ids_N=torch.from_numpy(context + rows.depths_R).to(self.device),
-            slots_N=torch.from_numpy(rows.slots_L[context:]).to(self.device),
+            slots_M=torch.from_numpy(rows.slots_L[context:]).to(self.device),
             logit_rows=logit_rows,
             plan=AttentionPlan([rows], self.dtype, self.device),
-            kv_cache_YS2KD=self.kv_cache_YS2KD,
+            kv_caches=self.kv_caches,
         )
 
 
