@@ -33,6 +33,7 @@ class ModelRunner:
     """
 
     def __init__(self, model: Any, num_slots: int, device: torch.device) -> None:
+        check_supported(model)
         self.model = model.eval().to(device)
         self.device = device
         self.dtype: torch.dtype = self.model.dtype
@@ -69,9 +70,6 @@ class ModelRunner:
     @torch.inference_mode()
     def _adapt(self) -> None:
         """Own attention, fused layers, packed weights: each proven against the model itself."""
-        refusal = _refusal(self.model)
-        if refusal:
-            raise UnsupportedModelError(refusal)
         register_attention()
         probe, expected = self._make_probe()
         self.model.set_attn_implementation(ATTENTION_NAME)
@@ -157,14 +155,15 @@ def kv_cache_shape(text_config: Any, num_slots: int) -> tuple[int, int, int, int
     return text_config.num_hidden_layers, num_slots, 2, key_heads, head_dim
 
 
-def _refusal(model: Any) -> str | None:
-    """Why a model cannot be served, where one look is enough."""
+def check_supported(model: Any) -> None:
+    """Raises `UnsupportedModelError` where one look tells that a model cannot be served."""
     name = type(model).__name__
     if model.config.is_encoder_decoder:
-        return f"{name} is an encoder-decoder model; castserve serves decoder-only models."
+        raise UnsupportedModelError(
+            f"{name} is an encoder-decoder model; castserve serves decoder-only models."
+        )
     if not model._supports_attention_backend:  # noqa: SLF001
-        return (
+        raise UnsupportedModelError(
             f"{name} does not route its attention through transformers' AttentionInterface, "
             "so its drafts could not be verified on a paged KV cache."
         )
-    return None
