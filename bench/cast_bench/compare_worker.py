@@ -12,9 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from cast_bench.prompts import PROMPTS
+from cast_bench.prompts import PROMPTS, chat_ids
 
 
 class Generate(Protocol):
@@ -40,7 +40,7 @@ def castserve(policy: str, args: argparse.Namespace) -> Generate:
 
     def generate(prompts: list[str]) -> int:
         for index, prompt in enumerate(prompts):
-            ids = tuple(_chat_ids(tokenizer, prompt))
+            ids = tuple(chat_ids(tokenizer, prompt))
             core.add(Request(f"{index}", ids, params, index, SpeculationParams(policy)))
         tokens = 0
         while core.has_work:
@@ -63,7 +63,7 @@ def transformers(args: argparse.Namespace) -> Generate:
     tokenizer.padding_side = "left"
 
     def generate(prompts: list[str]) -> int:
-        ids = [_chat_ids(tokenizer, prompt) for prompt in prompts]
+        ids = [chat_ids(tokenizer, prompt) for prompt in prompts]
         inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         length = args.output_len
         with torch.inference_mode():
@@ -132,14 +132,6 @@ def main() -> None:
         tokens = generate(prompts)
         answer = {"tokens": tokens, "seconds": time.perf_counter() - begin}
         print(f"\n{json.dumps(answer)}", flush=True)
-
-
-def _chat_ids(tokenizer: Any, prompt: str) -> list[int]:
-    messages = [{"role": "user", "content": prompt}]
-    ids: list[int] = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=False
-    )
-    return ids
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 PROMPTS: Final = (
     "Tell me about a lighthouse keeper who finds a message in a bottle.",
@@ -36,3 +36,11 @@ PROMPTS: Final = (
     "How does a refrigerator keep food cold?",
     "Who wrote Don Quixote, and what is the book about?",
 )
+
+
+def chat_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of one user turn in the model's own chat template."""
+    ids: list[int] = tokenizer.apply_chat_template(
+        [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+    )
+    return ids
