@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ NO_SPECIAL_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id":
 WINDOW = 12
 
 
+@cache
 def byte_level_tokenizer() -> PreTrainedTokenizerFast:
     """All bytes, a few merges and <|end|>: characters outside ASCII are cut into several tokens."""
     tokenizer = Tokenizer(models.BPE())
@@ -105,6 +108,17 @@ def randomised(make: Callable[[], Any], seed: int = 0, std: float = 0.15) -> Any
             else:
                 parameter.add_(torch.randn_like(parameter) * std)
     return model
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For as long as it is entered: so little work is shared out slower than it is done."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def tiny_core(model: Any, tokenizer: Any = None, **changes: Any) -> EngineCore:

@@ -83,14 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             for concurrency in args.concurrency:
                 turns = [side.run(concurrency, round_index) for side in sides]
                 runs += turns if round_index >= 0 else []
+            _save(runs, args)  # what is measured is kept, even if the next round never ends
     finally:
         for side in sides:
             side.close()
     print(report(runs, baseline=args.sides[0]))
+    return 0
+
+
+def _save(runs: Sequence[Run], args: argparse.Namespace) -> None:
     if args.json:
         document = {"provenance": provenance(args), "runs": [asdict(run) for run in runs]}
         args.json.write_text(json.dumps(document, indent=1) + "\n")
-    return 0
 
 
 def report(runs: Sequence[Run], baseline: str) -> str:

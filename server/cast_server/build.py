@@ -14,7 +14,7 @@ from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.core import EngineCore
-from cast_server.engine.model_runner import ModelRunner, kv_cache_shape
+from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cache_shape
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.errors import ConfigError
 from cast_server.model_files import load_model, resolve_model
@@ -42,6 +42,7 @@ def build_engine(config: EngineConfig, served_name: str | None = None) -> AsyncE
 
 def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     """An engine around a loaded model, which it takes over."""
+    check_supported(model)
     device = _device(config.device)
     text_config = model.config.get_text_config()
     max_model_len = _max_model_len(config, text_config)

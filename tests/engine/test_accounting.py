@@ -7,17 +7,23 @@ from dataclasses import dataclass
 
 import pytest
 import tiny_models
+from engine.driving import Answer, request, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cast_drafters.ngram import NgramDrafter
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.request import Request, SamplingParams
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from engine.driving import Answer, request, run
 
 BLOCK_SIZE = 4
 POLICIES = ("off", "chain:3", "tree:6")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with tiny_models.one_thread():
+        yield
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def make_job(chosen: random.Random, index: int, most_prompt: int, most_output: i
     policy = chosen.choice(POLICIES)
     return Job(
         request(f"r{index}", prompt[:most_prompt], params, policy, seed=index),
-        arrival=chosen.randint(index, 2 * index),
+        arrival=chosen.randint(2 * index, 3 * index),
         abort_after=chosen.choice([0, 1, 2, 4, 9, 20, 50]) if chosen.random() < 0.25 else None,
     )
 

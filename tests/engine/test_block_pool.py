@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from cast_server.engine.block_pool import BlockPool, OutOfBlocksError, prefix_digest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from cast_server.engine.block_pool import BlockPool, OutOfBlocksError, prefix_digest
 
 NUM_BLOCKS, BLOCK_SIZE = 9, 4
 DIGESTS = [bytes([i]) for i in range(6)]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import tiny_models
-from cast_server.engine.detokenizer import TextStream
-from cast_server.engine.request import SamplingParams
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.request import SamplingParams
 
 # U+FFFD itself looks like half a character; see test_a_real_replacement_character.
 TEXT = st.text(
@@ -132,9 +133,7 @@ def test_a_stop_that_ended_too_early_does_not_count_later(tokenizer) -> None:
 )
 @example(text="aab", stops=["aab", "ab", "b"], include=False, in_bytes=True)
 @settings(max_examples=300, deadline=None)
-def test_text_is_cut_at_the_stop_that_ends_first(
-    tokenizer, text, stops, include, in_bytes
-) -> None:
+def test_text_is_cut_at_the_stop_that_ends_first(tokenizer, text, stops, include, in_bytes) -> None:
     token_ids = single_bytes(tokenizer, text) if in_bytes else tokenizer.encode(text)
     params = SamplingParams(stop=tuple(stops), include_stop_str_in_output=include)
     pieces, stop = read(tokenizer, token_ids, params)

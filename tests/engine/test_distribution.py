@@ -22,6 +22,12 @@ SETTINGS = [
 ]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    with tiny_models.one_thread():
+        yield
+
+
 @pytest.fixture(scope="module")
 def model():
     return tiny_models.randomised(
@@ -95,7 +101,7 @@ def p_value(samples, expected) -> float:
     return float(chisquare(observed, wanted).pvalue)
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda one: "-".join(one))
+@pytest.mark.parametrize("settings", SETTINGS, ids="-".join)
 def test_joint_distribution_is_exact_and_trees_change_no_sample(
     core, answers_logits, settings
 ) -> None:

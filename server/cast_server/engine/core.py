@@ -203,9 +203,12 @@ class EngineCore:
         )
 
     def _drop(self, sequence: Sequence) -> None:
-        self.scheduler.remove(sequence)
-        self.drafter.release(sequence.id)
         del self._sequences[sequence.id]
+        self.scheduler.remove(sequence)
+        try:
+            self.drafter.release(sequence.id)
+        except Exception:  # noqa: BLE001 - the sequence has ended, whatever the drafter makes of it
+            _log.exception("the drafter failed to forget request %s", sequence.id)
 
 
 def _output(

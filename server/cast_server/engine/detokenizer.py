@@ -32,9 +32,11 @@ class TextStream:
             return piece, None
         searched_before = len(self._held)
         self._held += piece
-        stop = self._find_stop(searched_before) if may_stop else None
-        if stop is not None:
-            text, self._held = self._cut(stop), ""
+        found = self._find_stop(searched_before) if may_stop else None
+        if found is not None:
+            begin, stop = found
+            end = begin + len(stop) * self._params.include_stop_str_in_output
+            text, self._held = self._held[:end], ""
             self._token_ids = []  # nothing is left to flush
             return text, stop
         keep = _overlap(self._held, self._params.stop)
@@ -57,18 +59,14 @@ class TextStream:
         self._token_ids = []
         return text
 
-    def _find_stop(self, searched_before: int) -> str | None:
-        """The stop string that ends first in the held text (then, that begins first)."""
+    def _find_stop(self, searched_before: int) -> tuple[int, str] | None:
+        """Where in the held text the stop string begins that ends first (then, begins first)."""
         found = [
             (begin + len(stop), begin, stop)
             for stop in self._params.stop
             if (begin := self._held.find(stop, max(0, searched_before - len(stop) + 1))) >= 0
         ]
-        return min(found)[2] if found else None
-
-    def _cut(self, stop: str) -> str:
-        begin = self._held.find(stop)
-        return self._held[: begin + len(stop) * self._params.include_stop_str_in_output]
+        return min(found)[1:] if found else None
 
 
 def _overlap(text: str, stops: tuple[str, ...]) -> int:
