@@ -39,7 +39,8 @@ class ModelRunner:
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
         shape = kv_cache_shape(text_config, num_slots)
-        self.kv_cache_YS2KD = torch.zeros(shape, dtype=self.dtype, device=device)
+        # Not zeroed: no slot is read before it is written, and memory never used is never taken.
+        self.kv_cache_YS2KD = torch.empty(shape, dtype=self.dtype, device=device)
         self.kv_caches: tuple[Tensor, ...] = self.kv_cache_YS2KD.unbind(0)
         self._adapt()
 
