@@ -8,6 +8,7 @@ import time
 import httpx2
 import openai
 import pytest
+import tiny_models
 from e2e.conftest import MAX_NUM_SEQS
 from e2e.serving import MODEL, serving
 
@@ -41,14 +42,19 @@ def test_giving_up_on_a_whole_answer_frees_its_places(server, client) -> None:
 
 
 def test_sigterm_lets_a_running_stream_end(tmp_path) -> None:
-    with serving(tmp_path / "log.txt", "--kv-cache-tokens", "512") as server:
-        ask = {"model": MODEL, "prompt": "The sea is", "max_tokens": 24, "temperature": 0}
-        ask["extra_body"] = {"ignore_eos": True}
+    # A tiny model, which says nonsense for as long as its context lasts, starts fastest.
+    tiny_models.llama().save_pretrained(tmp_path / "tiny")
+    tiny_models.byte_level_tokenizer().save_pretrained(tmp_path / "tiny")
+    flags = ("--model", str(tmp_path / "tiny"), "--kv-cache-tokens", "512")
+    with serving(tmp_path / "log.txt", *flags) as server:
+        ask = {"model": "tiny", "prompt": "the cat", "max_tokens": 450, "temperature": 0}
+        ask["extra_body"] = {"ignore_eos": True, "speculation": {"policy": "off"}}
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", max_retries=0) as client:
             stream = client.completions.create(**ask, stream=True)
             first = next(stream)
             server.process.send_signal(signal.SIGTERM)
-            chunks = [first, *stream]
-        assert chunks[-1].choices[0].finish_reason == "length"
+            last = [first, *stream][-1]
+        assert last.choices[0].finish_reason == "length"
+        assert last.metrics["speculative_decoding"]["num_spec_steps"] == 449
         assert server.process.wait(30) == 0
         assert server.log.read_text().endswith("Stopped.\n")
