@@ -34,29 +34,34 @@ class Position:
 
 def choose(logits_RV: Tensor, positions: Seq[Position]) -> list[int]:
     """The token that the target chooses at each position. logits_RV: float32, not changed."""
-    plain = [_is_plain(position) for position in positions]
-    if all(plain):
-        return _argmax(logits_RV)
-    scores_RV = torch.stack(
-        [
-            row if is_plain else _scores(row, position)
-            for row, is_plain, position in zip(logits_RV, plain, positions, strict=True)
-        ]
-    )
-    tokens = torch.empty(len(positions), dtype=torch.int64)
-    greedy = torch.tensor([p.sequence.params.is_greedy for p in positions])
-    seeds = torch.tensor([p.sequence.request.seed for p in positions])
-    indices = torch.tensor([p.index for p in positions])
-    device = logits_RV.device
-    if greedy.any():
-        tokens[greedy] = scores_RV[greedy.to(device)].argmax(-1).cpu()
-    if not greedy.all():
-        noisy = ~greedy
-        tokens[noisy] = gumbel_argmax(
-            scores_RV[noisy.to(device)], seeds[noisy].to(device), indices[noisy].to(device)
-        ).cpu()
+    params = [position.sequence.params for position in positions]
+    shaped = [i for i, position in enumerate(positions) if not _is_plain(position)]
+    if shaped:
+        logits_RV = logits_RV.clone()
+    for row in shaped:
+        _shape(logits_RV[row], positions[row])
+    noisy = [row for row, one in enumerate(params) if not one.is_greedy]
+    if len(noisy) < len(params):
+        tokens = logits_RV.argmax(-1)
+    else:
+        tokens = torch.empty(len(params), dtype=torch.int64, device=logits_RV.device)
+    if noisy:
+        tokens[noisy] = _sample(logits_RV[noisy], [positions[row] for row in noisy])
     result: list[int] = tokens.tolist()
     return result
+
+
+def _sample(logits_RV: Tensor, positions: Seq[Position]) -> Tensor:
+    def column(values: list[float] | list[int]) -> Tensor:
+        return torch.tensor(values, device=logits_RV.device)
+
+    temperatures = column([p.sequence.params.temperature for p in positions])
+    # Subtracting the maximum first keeps tiny temperatures finite.
+    scores_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / temperatures[:, None]
+    for scores_V, position in zip(scores_RV, positions, strict=True):
+        _filter(scores_V, position.sequence.params)
+    seeds = column([p.sequence.request.seed for p in positions])
+    return gumbel_argmax(scores_RV, seeds, column([p.index for p in positions]))
 
 
 def top_logprobs(logits_V: Tensor, token_id: int, count: int) -> TokenLogprob:
@@ -67,61 +72,52 @@ def top_logprobs(logits_V: Tensor, token_id: int, count: int) -> TokenLogprob:
     return TokenLogprob(token_id, float(logprobs_V[token_id]), top)
 
 
-def _argmax(logits_RV: Tensor) -> list[int]:
-    tokens: list[int] = logits_RV.argmax(-1).tolist()
-    return tokens
-
-
 def _is_plain(position: Position) -> bool:
     params = position.sequence.params
     too_short = position.index < params.min_tokens
-    return params.is_greedy and not (params.has_penalties or params.logit_bias or too_short)
+    return not (params.has_penalties or params.logit_bias or too_short)
 
 
-def _scores(logits_V: Tensor, position: Position) -> Tensor:
-    """Log-probabilities up to a constant, -inf where forbidden; a new tensor."""
+def _shape(logits_V: Tensor, position: Position) -> None:
+    """Penalties, bias and minimum length; in place."""
     sequence, params = position.sequence, position.sequence.params
-    scores_V = logits_V.clone()
     if params.has_penalties:
-        _penalise(scores_V, position)
+        _penalise(logits_V, position)
     if params.logit_bias:
-        ids = torch.tensor(list(params.logit_bias), device=scores_V.device)
-        scores_V[ids] += torch.tensor(list(params.logit_bias.values()), device=scores_V.device)
+        ids = torch.tensor(list(params.logit_bias), device=logits_V.device)
+        logits_V[ids] += torch.tensor(list(params.logit_bias.values()), device=logits_V.device)
     if position.index < params.min_tokens and sequence.stop_ids:
-        scores_V[torch.tensor(sorted(sequence.stop_ids), device=scores_V.device)] = -torch.inf
-    if params.is_greedy:
-        return scores_V
-    # Subtracting the maximum first keeps tiny temperatures finite.
-    return _filter((scores_V - scores_V.max()) / params.temperature, params)
+        logits_V[torch.tensor(sorted(sequence.stop_ids), device=logits_V.device)] = -torch.inf
 
 
-def _penalise(scores_V: Tensor, position: Position) -> None:
+def _penalise(logits_V: Tensor, position: Position) -> None:
     """Repetition: Keskar et al. 2019, over prompt and output. The others as OpenAI defines them."""
     sequence, params = position.sequence, position.sequence.params
     counts = sequence.output_counts + Counter(position.path)
     if params.repetition_penalty != 1.0:
         seen = sorted({*sequence.token_ids, *position.path})
-        ids = torch.tensor(seen, device=scores_V.device)
-        old = scores_V[ids]
+        ids = torch.tensor(seen, device=logits_V.device)
+        old = logits_V[ids]
         factor = params.repetition_penalty
-        scores_V[ids] = torch.where(old > 0, old / factor, old * factor)
+        logits_V[ids] = torch.where(old > 0, old / factor, old * factor)
     if counts and (params.presence_penalty or params.frequency_penalty):
-        ids = torch.tensor(list(counts), device=scores_V.device)
-        times = torch.tensor(list(counts.values()), device=scores_V.device)
-        scores_V[ids] -= params.presence_penalty + params.frequency_penalty * times
+        ids = torch.tensor(list(counts), device=logits_V.device)
+        times = torch.tensor(list(counts.values()), device=logits_V.device)
+        logits_V[ids] -= params.presence_penalty + params.frequency_penalty * times
 
 
-def _filter(scores_V: Tensor, params: SamplingParams) -> Tensor:
+def _filter(scores_V: Tensor, params: SamplingParams) -> None:
+    """In place; the greatest score is 0."""
     if 0 < params.top_k < len(scores_V):
-        least = scores_V.topk(params.top_k).values[-1]
-        scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
+        _forbid_below(scores_V, scores_V.topk(params.top_k).values[-1])
     if params.top_p < 1.0:
         sorted_V = scores_V.sort(descending=True).values
         mass_before_V = sorted_V.softmax(-1).cumsum(-1) - sorted_V.softmax(-1)
-        least = sorted_V[int((mass_before_V < params.top_p).sum()) - 1]
-        scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
+        _forbid_below(scores_V, sorted_V[int((mass_before_V < params.top_p).sum()) - 1])
     if params.min_p > 0.0:
-        # p(v) < min_p * p_max, in logarithms; the maximum is 0 here.
-        least = torch.tensor(params.min_p, device=scores_V.device).log()
-        scores_V = scores_V.masked_fill(scores_V < least, -torch.inf)
-    return scores_V
+        # p(v) < min_p * p_max, in logarithms.
+        _forbid_below(scores_V, torch.tensor(params.min_p, device=scores_V.device).log())
+
+
+def _forbid_below(scores_V: Tensor, least: Tensor) -> None:
+    scores_V.masked_fill_(scores_V < least, -torch.inf)
