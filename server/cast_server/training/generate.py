@@ -1,0 +1,119 @@
+"""Makes conversations with the target model itself: it writes the user turns, then answers them.
+
+Conversation i depends on i alone, because noise is keyed by seed and position: whatever was killed
+goes on where it was, and the corpus is the same however many are made at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from cast_server.engine.core import EngineCore
+from cast_server.engine.request import Request, SamplingParams, SpeculationParams
+from cast_server.training.corpus import Conversation, append, repair
+from cast_server.training.openers import TASKS
+
+_TEMPERATURES: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.7, 1.0)  # most users of small models go greedy
+_USER_TURN: Final = SamplingParams(temperature=0.8, min_p=0.05, min_tokens=2, max_tokens=2)
+_NAMES: Final = tuple(TASKS)
+_MARK: Final = "\ue000"
+
+
+class Generator:
+    """Keeps `concurrency` requests in the engine until `count` conversations are in the file."""
+
+    def __init__(
+        self, core: EngineCore, path: Path, answer_tokens: int = 192, concurrency: int = 64
+    ) -> None:
+        self._core = core
+        self._path = path
+        self._answer_tokens = answer_tokens
+        self._concurrency = concurrency
+        self._before, self._after = _user_turn_marks(core.tokenizer)
+        self._active: dict[str, Conversation] = {}
+
+    def run(self, count: int) -> None:
+        done = repair(self._path)
+        todo = iter([i for i in range(count) if i not in done])
+        with tqdm(total=count, initial=len(done), desc="conversations", unit="") as progress:
+            while self._fill(todo) or self._active:
+                for request_id in self._step():
+                    progress.update(self._advance(request_id))
+
+    def _fill(self, todo: Iterator[int]) -> bool:
+        while len(self._active) < self._concurrency:
+            index = next(todo, None)
+            if index is None:
+                return False
+            self._begin(index)
+        return True
+
+    def _begin(self, index: int) -> None:
+        task = _NAMES[index % len(_NAMES)]
+        before, _ = _user_turn_marks(self._core.tokenizer, TASKS[task].system)
+        prompt = [*before, *self._encode(self._opener(index))]
+        temperature = _TEMPERATURES[index // len(_NAMES) % len(_TEMPERATURES)]
+        conversation = Conversation(index, task, temperature, prompt, [])
+        params = replace(_USER_TURN, max_tokens=TASKS[task].max_tokens)
+        self._ask(f"user-{index}", conversation, params)
+
+    def _ask(self, request_id: str, conversation: Conversation, params: SamplingParams) -> None:
+        self._active[request_id] = conversation
+        self._core.add(
+            Request(
+                request_id,
+                tuple(conversation.prompt),
+                params,
+                conversation.id,
+                SpeculationParams("off"),
+            )
+        )
+
+    def _step(self) -> list[str]:
+        ended: list[str] = []
+        for output in self._core.step():
+            self._active[output.request_id].answer.extend(output.new_token_ids)
+            if output.finish_reason is not None:
+                ended.append(output.request_id)
+        return ended
+
+    def _advance(self, request_id: str) -> int:
+        """After the user turn comes the answer, after the answer the file."""
+        one = self._active.pop(request_id)
+        if request_id.startswith("answer"):
+            append(self._path, one)
+            return 1
+        turn = [*self._encode(self._opener(one.id)), *one.answer]
+        prompt = [*self._before, *self._strip(turn), *self._after]
+        params = SamplingParams(temperature=one.temperature, max_tokens=self._answer_tokens)
+        asked = Conversation(one.id, one.task, one.temperature, prompt, [])
+        self._ask(f"answer-{one.id}", asked, params)
+        return 0
+
+    def _strip(self, turn: list[int]) -> list[int]:
+        while turn and turn[-1] in self._core.eos_token_ids:
+            turn.pop()
+        return turn
+
+    def _opener(self, index: int) -> str:
+        return TASKS[_NAMES[index % len(_NAMES)]].opener(index // len(_NAMES))
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._core.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+
+def _user_turn_marks(tokenizer: Any, system: str | None = None) -> tuple[list[int], list[int]]:
+    """Token ids of the chat template before and after the words of a first user turn."""
+    messages = [{"role": "system", "content": system}] if system else []
+    text: str = tokenizer.apply_chat_template(
+        [*messages, {"role": "user", "content": _MARK}], tokenize=False, add_generation_prompt=True
+    )
+    before, after = text.split(_MARK)
+    encode = tokenizer.encode
+    return encode(before, add_special_tokens=False), encode(after, add_special_tokens=False)
