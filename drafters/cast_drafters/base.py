@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 from cast_drafters.tree import DraftTree
 
@@ -56,7 +58,7 @@ class Drafter(Protocol):
     name: str
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
-        """A sequence enters, or enters again after preemption, perhaps with other tokens."""
+        """A sequence enters. Preemption later on changes none of its tokens and is not told."""
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         """One tree per context, in order: within its limits, empty where nothing is worth a try."""
@@ -67,3 +69,19 @@ class Drafter(Protocol):
 
     def release(self, request_id: str) -> None:
         """Forgets a sequence. Unknown ids are fine."""
+
+
+@runtime_checkable
+class HiddenObserver(Protocol):
+    """Is shown the target's hidden states of every row, as they are written to the KV cache.
+
+    `layer_ids` name the residual stream at the input of a layer; id L is the output of the last.
+    """
+
+    layer_ids: tuple[int, ...]
+
+    def record(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
+        """Rows just computed. slots_M: int64 cache slots; hidden: one [M, E] for each layer id."""
+
+    def move(self, source_M: Tensor, target_M: Tensor) -> None:
+        """Rows that were accepted go to other slots, as their keys and values do."""

@@ -90,6 +90,11 @@ def _num_kv_tokens(
     config: EngineConfig, model: Any, max_model_len: int, device: torch.device
 ) -> int:
     if config.kv_cache_tokens is not None:
+        if config.kv_cache_tokens < config.block_size:
+            raise ConfigError(
+                f"--kv-cache-tokens {config.kv_cache_tokens} is less than one block "
+                f"(--block-size {config.block_size})."
+            )
         return config.kv_cache_tokens
     layers, _, _, heads, head_dim = kv_cache_shape(model.config.get_text_config(), 1)
     token_bytes = layers * 2 * heads * head_dim * model.dtype.itemsize

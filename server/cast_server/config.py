@@ -39,8 +39,8 @@ class EngineConfig(BaseModel):
     max_draft_rows: int = Field(
         8,
         ge=0,
-        description="a step takes drafts only up to this many rows in all; a CPU computes that "
-        "many in the time of one",
+        description="decoding requests and their drafts together get at most this many rows of a "
+        "step; a CPU computes that many in the time of one",
     )
     max_waiting: int = Field(1024, ge=1, description="requests that may queue before a 503")
     block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")

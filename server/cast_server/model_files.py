@@ -185,6 +185,7 @@ def _read(
         )
         _require_all_weights(report["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(directory, **where)
+        _leave_prompts_whole(tokenizer)
     except ConfigError:
         raise
     except Exception as error:
@@ -217,6 +218,14 @@ def _require_all_weights(missing: set[str]) -> None:
         raise ConfigError(
             f"The checkpoint lacks {len(missing)} of its weights, {min(missing)} for one."
         )
+
+
+def _leave_prompts_whole(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Some checkpoints save a tokenizer that cuts or pads; a prompt that is too long is refused."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from cast_server.model_files import load_model, resolve_model
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads():
-    torch.set_num_threads(2)
+def _at_most_two_threads():
+    torch.set_num_threads(min(2, torch.get_num_threads()))
 
 
 @pytest.fixture(scope="session")

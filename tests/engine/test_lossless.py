@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
+
 import pytest
 import torch
 from engine.driving import Adversary, request, run
@@ -9,7 +12,6 @@ from engine.driving import Adversary, request, run
 from cast_bench.prompts import PROMPTS
 from cast_server.engine.request import SamplingParams
 
-LENGTH = 128
 SYSTEM = (
     "You are a careful assistant in a public library. You answer briefly and in plain words, you "
     "never invent sources, and where you are not sure you say so and name a shelf to look at. "
@@ -30,27 +32,46 @@ def prompts(plain_model) -> list[list[int]]:
     ]
 
 
+@dataclass(frozen=True)
+class Scale:
+    """Which prompts, and how many tokens of each answer."""
+
+    names: tuple[int, ...]
+    length: int
+
+
+SMALL = Scale((0, 1, 6, 9, 12, 16, 21, 23), 48)
+FULL = Scale(tuple(range(24)), 128)
+SCALES = [SMALL, pytest.param(FULL, marks=pytest.mark.slow)]
+
+
 @pytest.fixture(scope="module")
-def expected(plain_model, prompts) -> list[list[int]]:
+def answers_of(plain_model, prompts):
     """What transformers' own `generate` answers, in left-padded batches."""
     model, tokenizer = plain_model
     tokenizer.padding_side = "left"
-    answers = []
-    for begin in range(0, len(prompts), 12):
-        ids = prompts[begin : begin + 12]
-        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
-        with torch.inference_mode():
-            out = model.generate(**batch, do_sample=False, max_new_tokens=LENGTH)
-        for row in out[:, batch["input_ids"].shape[1] :].tolist():
-            end = row.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in row else None
-            answers.append(row[:end])
-    return answers
+
+    @functools.cache
+    def answer(scale: Scale) -> dict[int, list[int]]:
+        answers = {}
+        for begin in range(0, len(scale.names), 12):
+            names = scale.names[begin : begin + 12]
+            batch = tokenizer.pad({"input_ids": [prompts[i] for i in names]}, return_tensors="pt")
+            with torch.inference_mode():
+                out = model.generate(**batch, do_sample=False, max_new_tokens=scale.length)
+            for name, row in zip(
+                names, out[:, batch["input_ids"].shape[1] :].tolist(), strict=True
+            ):
+                ends = tokenizer.eos_token_id in row
+                answers[name] = row[: row.index(tokenizer.eos_token_id) + 1] if ends else row
+        return answers
+
+    return answer
 
 
-def greedy(prompts, policy, names=None):
-    params = SamplingParams(max_tokens=LENGTH, temperature=0.0)
-    chosen = range(len(prompts)) if names is None else names
-    return [request(str(i), prompts[i], params, policy) for i in chosen]
+def greedy(prompts, policy, scale: Scale):
+    params = SamplingParams(max_tokens=scale.length, temperature=0.0)
+    return [request(str(i), prompts[i], params, policy) for i in scale.names]
 
 
 def assert_identical(plain_model, prompts, expected, answers) -> None:
@@ -71,56 +92,52 @@ def assert_identical(plain_model, prompts, expected, answers) -> None:
         assert abs(margin) < 1e-3, f"prompt {name} differs at {first} by a margin of {margin}"
 
 
-def test_plain_decoding_equals_generate(make_core, plain_model, prompts, expected) -> None:
-    core = make_core()
-    answers = run(core, greedy(prompts, "off"))
-    assert_identical(plain_model, prompts, expected, answers)
+def accepted(answers) -> int:
+    return sum(a.last.speculation.num_accepted_draft_tokens for a in answers.values())
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("scale", SCALES)
+def test_plain_decoding_equals_generate(
+    make_core, plain_model, prompts, answers_of, scale, concurrency
+) -> None:
+    answers = run(make_core(), greedy(prompts, "off", scale), concurrency)
+    assert_identical(plain_model, prompts, answers_of(scale), answers)
     assert all(a.last.speculation.num_draft_tokens == 0 for a in answers.values())
 
 
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("scale", SCALES)
 def test_ngram_trees_equal_generate_with_chunks_and_prefix_hits(
-    make_core, plain_model, prompts, expected
+    make_core, plain_model, prompts, answers_of, scale, concurrency
 ) -> None:
     core = make_core(max_batched_tokens=96)
-    answers = run(core, greedy(prompts, "tree:8"))
-    assert_identical(plain_model, prompts, expected, answers)
-    assert max(len(ids) for ids in prompts) > 3 * 96
-    assert sum(a.last.num_cached_tokens > 0 for a in answers.values()) >= 5
-    assert sum(a.last.speculation.num_accepted_draft_tokens for a in answers.values()) > 200
+    answers = run(core, greedy(prompts, "tree:8", scale), concurrency)
+    assert_identical(plain_model, prompts, answers_of(scale), answers)
+    assert max(len(prompts[i]) for i in scale.names) > 3 * 96
+    assert sum(a.last.num_cached_tokens > 0 for a in answers.values()) >= len(scale.names) / 6
+    assert accepted(answers) > scale.length
 
 
-@pytest.mark.parametrize(
-    ("nodes", "deep"), [(12, True), pytest.param(40, False, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize(("nodes", "deep"), [(12, True), (40, False)])
+@pytest.mark.parametrize("scale", SCALES)
 def test_adversarial_trees_equal_generate(
-    make_core, plain_model, prompts, expected, nodes, deep
+    make_core, plain_model, prompts, answers_of, scale, nodes, deep, concurrency
 ) -> None:
     core = make_core(max_draft_rows=512)
-    truth = {str(i): p + e for i, (p, e) in enumerate(zip(prompts, expected, strict=True))}
+    truth = {str(i): prompts[i] + tokens for i, tokens in answers_of(scale).items()}
     core.drafter = Adversary(core.runner.vocab_size, nodes, deep, truth)
-    answers = run(core, greedy(prompts, f"tree:{nodes}"))
-    assert_identical(plain_model, prompts, expected, answers)
-    assert sum(a.last.speculation.num_accepted_draft_tokens for a in answers.values()) > 500
+    answers = run(core, greedy(prompts, f"tree:{nodes}", scale), concurrency)
+    assert_identical(plain_model, prompts, answers_of(scale), answers)
+    assert accepted(answers) > 2 * scale.length
 
 
-@pytest.mark.parametrize("policy", ["off", "tree:8"])
-def test_one_request_at_a_time(make_core, plain_model, prompts, expected, policy) -> None:
-    answers = run(make_core(), greedy(prompts, policy, names=[1, 4]), concurrency=1)
-    assert_identical(plain_model, prompts, expected, answers)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("policy", ["off", "tree:8"])
-def test_all_one_at_a_time(make_core, plain_model, prompts, expected, policy) -> None:
-    answers = run(make_core(), greedy(prompts, policy), concurrency=1)
-    assert_identical(plain_model, prompts, expected, answers)
-
-
-def test_preemption_changes_nothing(make_core, plain_model, prompts, expected) -> None:
-    core = make_core(kv_cache_tokens=1024, max_model_len=1024)
-    names = [i for i in range(1, 20) if i % 3][:8]
-    answers = run(core, greedy(prompts, "tree:4", names=names))
-    assert_identical(plain_model, prompts, expected, answers)
+def test_preemption_changes_nothing(make_core, plain_model, prompts, answers_of) -> None:
+    core = make_core(kv_cache_tokens=512, max_model_len=512)
+    scale = Scale((1, 4, 5, 7, 8, 10, 11, 13), 96)
+    answers = run(core, greedy(prompts, "tree:4", scale))
+    assert_identical(plain_model, prompts, answers_of(scale), answers)
     assert core.scheduler.num_preemptions > 0
 
 

@@ -242,3 +242,15 @@ def test_checkpoint_with_missing_weights(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match=r"lacks 9 of its weights"):
         load_model(resolve_model(str(tmp_path)), torch.float32)
+
+
+def test_a_saved_limit_of_the_tokenizer_does_not_cut_prompts(
+    tiny_gguf: ModelFiles, cache: Path, tmp_path: Path
+) -> None:
+    model, tokenizer = load_model(tiny_gguf, torch.float32)
+    tokenizer.backend_tokenizer.enable_truncation(2)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    _, again = load_model(resolve_model(str(tmp_path)), torch.float32)
+    text = "abc abc abc abc"
+    assert len(again.encode(text)) == len(again.backend_tokenizer.encode(text).ids) > 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,7 @@ class EngineCore:
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
         self.default_policy = default_policy
+        self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
         self._sequences: dict[str, Sequence] = {}
 
     @property
@@ -124,6 +126,8 @@ class EngineCore:
         self.drafter.observe([_verify_result(walk) for walk in walks if len(walk.tree)])
         for walk in walks:
             if walk.sequence.finish_reason is not None:
+                if self.on_finish is not None:
+                    self.on_finish(walk.sequence)
                 self._drop(walk.sequence)
         return outputs
 

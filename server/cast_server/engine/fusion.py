@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from cast_kernels.linear import PackedLinear
+from cast_kernels.linear import PackedLinear, WideLinear
 from cast_kernels.tree_attention import tree_attention
 from cast_server.engine.forward_batch import ForwardBatch
 
@@ -23,7 +23,7 @@ _MLP_PARTS: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class RMSNorm:
-    """Zhang and Sennrich 2019, rounded as transformers rounds it, in fewer and faster operations.
+    """Zhang and Sennrich 2019, in fewer and faster operations; the result has the weight's dtype.
 
     Takes over the weight and epsilon of transformers' module `norm`.
     """
@@ -36,7 +36,7 @@ class RMSNorm:
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
         scale = torch.addcmul(self._epsilon, length, length, value=1 / x.shape[-1]).rsqrt_()
-        normed: Tensor = (wide * scale).to(x.dtype) * self._weight_E
+        normed: Tensor = (wide * scale).to(self._weight_E.dtype) * self._weight_E
         return normed
 
 
@@ -78,8 +78,8 @@ class FusedDecoderLayer(nn.Module):
         forward_batch: ForwardBatch,
         **_: Any,
     ) -> Tensor:
-        """hidden_states: [1, N, E]."""
-        hidden_NE = hidden_states[0]
+        """hidden_states: [1, N, E]; returns float32, as sums over many layers lose in bfloat16."""
+        hidden_NE = hidden_states[0].float()
         normed_NE = self.input_layernorm(hidden_NE)
         hidden_NE = hidden_NE + self._attend(normed_NE, position_embeddings, forward_batch)
         normed_NE = self.post_attention_layernorm(hidden_NE)
@@ -130,6 +130,13 @@ def fuse_layers(model: nn.Module) -> int:
                 setattr(parent, name, FusedDecoderLayer(child))
                 fused += 1
     return fused
+
+
+def widen_head(model: Any) -> None:
+    """Makes the logits float32, in place: in bfloat16 the likeliest tokens often tie."""
+    head = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        model.set_output_embeddings(WideLinear(head.weight, head.bias))
 
 
 def pack_linears(model: nn.Module) -> None:

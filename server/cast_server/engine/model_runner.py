@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cast_drafters.base import HiddenObserver
 from cast_kernels.kv_commit import kv_commit
 from cast_kernels.tree_attention import AttentionPlan, SequenceRows
 from cast_server.engine.attention import ATTENTION_NAME, register_attention
 from cast_server.engine.forward_batch import ForwardBatch
-from cast_server.engine.fusion import fuse_layers, pack_linears
+from cast_server.engine.fusion import fuse_layers, pack_linears, widen_head
+from cast_server.engine.taps import Taps
 from cast_server.errors import UnsupportedModelError
 
 _log = logging.getLogger(__name__)
@@ -42,7 +44,16 @@ class ModelRunner:
         # Not zeroed: no slot is read before it is written, and memory never used is never taken.
         self.kv_cache_YS2KD = torch.empty(shape, dtype=self.dtype, device=device)
         self.kv_caches: tuple[Tensor, ...] = self.kv_cache_YS2KD.unbind(0)
+        self._observer: HiddenObserver | None = None
+        self._taps: Taps | None = None
         self._adapt()
+
+    def watch(self, observer: HiddenObserver | None) -> None:
+        """From now on shows the hidden states of every pass to `observer`, if any."""
+        if self._taps is not None:
+            self._taps.remove()
+        self._observer = observer
+        self._taps = Taps(self.model, observer.layer_ids) if observer is not None else None
 
     @torch.inference_mode()
     def forward(self, batch: ForwardBatch) -> Tensor:
@@ -57,15 +68,24 @@ class ModelRunner:
             logits_to_keep=batch.logit_rows,
             forward_batch=batch,
         )
+        if self._observer is not None and self._taps is not None:
+            num_written = len(batch.slots_M)
+            hidden = [hidden_NE[:num_written] for hidden_NE in self._taps.take()]
+            self._observer.record(batch.slots_M, hidden)
         logits: Tensor = out.logits[0].float()
         return logits
 
     @torch.inference_mode()
     def commit(self, source: Seq[NDArray[np.int64]], target: Seq[NDArray[np.int64]]) -> None:
         """Moves accepted rows to their places in the cache; pairs of slot arrays."""
-        if source:
-            moves = (torch.from_numpy(np.concatenate(slots)) for slots in (source, target))
-            kv_commit(self.kv_cache_YS2KD, *(slots.to(self.device) for slots in moves))
+        if not source:
+            return
+        source_M, target_M = (
+            torch.from_numpy(np.concatenate(slots)).to(self.device) for slots in (source, target)
+        )
+        kv_commit(self.kv_cache_YS2KD, source_M, target_M)
+        if self._observer is not None:
+            self._observer.move(source_M, target_M)
 
     @torch.inference_mode()
     def _adapt(self) -> None:
@@ -73,6 +93,7 @@ class ModelRunner:
         register_attention()
         probe, expected = self._make_probe()
         self.model.set_attn_implementation(ATTENTION_NAME)
+        widen_head(self.model)
         try:
             error = self._probe_error(probe, expected)
         except (TypeError, KeyError, AttributeError, RuntimeError, IndexError) as cause:

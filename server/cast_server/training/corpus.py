@@ -23,6 +23,11 @@ class Conversation:
     prompt: list[int]
     answer: list[int]
 
+    @property
+    def num_features(self) -> int:
+        """Positions that the target has computed: all but the last token's."""
+        return len(self.prompt) + len(self.answer) - 1
+
 
 def read(path: Path) -> Iterator[Conversation]:
     """Conversations of a file, gzipped or not. A last line cut short by a kill is left out."""

@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 from cast_server.engine.core import EngineCore
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
+from cast_server.engine.sequence import Sequence
 from cast_server.training.corpus import Conversation, append, repair
+from cast_server.training.features import FeatureFile, FeatureRecorder
 from cast_server.training.openers import TASKS
 
 _TEMPERATURES: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.7, 1.0)  # most users of small models go greedy
@@ -25,13 +27,24 @@ _MARK: Final = "\ue000"
 
 
 class Generator:
-    """Keeps `concurrency` requests in the engine until `count` conversations are in the file."""
+    """Keeps `concurrency` requests in the engine until `count` conversations are in the file.
+
+    The hidden states of `layer_ids` that the target had on the way go into a second file.
+    """
 
     def __init__(
-        self, core: EngineCore, path: Path, answer_tokens: int = 192, concurrency: int = 64
+        self,
+        core: EngineCore,
+        path: Path,
+        layer_ids: tuple[int, ...],
+        answer_tokens: int = 192,
+        concurrency: int = 64,
     ) -> None:
         self._core = core
         self._path = path
+        self._recorder = FeatureRecorder(core.runner, layer_ids)
+        self._features = FeatureFile(path, self._recorder.row_shape)
+        core.on_finish = self._keep_features
         self._answer_tokens = answer_tokens
         self._concurrency = concurrency
         self._before, self._after = _user_turn_marks(core.tokenizer)
@@ -39,6 +52,7 @@ class Generator:
 
     def run(self, count: int) -> None:
         done = repair(self._path)
+        self._features.repair(self._path)
         todo = iter([i for i in range(count) if i not in done])
         with tqdm(total=count, initial=len(done), desc="conversations", unit="") as progress:
             while self._fill(todo) or self._active:
@@ -81,6 +95,10 @@ class Generator:
             if output.finish_reason is not None:
                 ended.append(output.request_id)
         return ended
+
+    def _keep_features(self, sequence: Sequence) -> None:
+        if sequence.id.startswith("answer"):
+            self._features.append(self._recorder.rows(sequence.slots(0, sequence.num_computed)))
 
     def _advance(self, request_id: str) -> int:
         """After the user turn comes the answer, after the answer the file."""

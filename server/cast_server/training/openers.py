@@ -76,10 +76,11 @@ _ARTICLE_LEADS = (
 )
 _ARTICLE = _words(
     "A man|Police|The president|Scientists|A new study|The company|Officials in|LONDON -|"
-    "Thousands of|The team|A woman who|After years of|The government|In a small town|Researchers at|"
-    "The actor|A judge|Two|The star|Residents of|The former|It was|A mother|Prime minister|The world's|"
-    "An American|Manchester|When|Last week|Hundreds|The family of|A school|Doctors|The film|For|"
-    "Football|The White House|A rare|More than|She|He was|The court|Workers|A teenager|On Sunday"
+    "Thousands of|The team|A woman who|After years of|The government|In a small town|"
+    "Researchers at|The actor|A judge|Two|The star|Residents of|The former|It was|A mother|"
+    "Prime minister|The world's|An American|Manchester|When|Last week|Hundreds|The family of|"
+    "A school|Doctors|The film|For|Football|The White House|A rare|More than|She|He was|"
+    "The court|Workers|A teenager|On Sunday"
 )
 _QUESTIONS = _words(
     "who|when did|where is|what is the|how many|who wrote|what does|who plays|when was the|"

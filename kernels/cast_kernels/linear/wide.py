@@ -1,0 +1,54 @@
+"""See the package."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cast_kernels.linear.packed import PackedLinear
+
+_HALF_STEP: Final = 2.0**-24  # between neighbouring float16 numbers around zero
+
+
+class WideLinear(nn.Module):
+    """weight_OE of any float dtype; takes any float dtype and returns float32 [..., O].
+
+    FBGEMM (x86) reads float16 weights and multiplies in float32, as fast as bfloat16 for few rows.
+    bfloat16 weights fit into float16 unless they are huge; otherwise they are kept as float32.
+    """
+
+    def __init__(self, weight_OE: Tensor, bias_O: Tensor | None = None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight_OE.shape
+        weight = weight_OE.detach().float().contiguous()
+        bias = None if bias_O is None else bias_O.detach().float()
+        is_narrow = weight_OE.dtype != torch.float32 and _fits_half(weight)
+        self._multiply = (_fbgemm(weight, bias) if is_narrow else None) or _packed(weight, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._multiply(x.float())
+
+
+def _fits_half(weight: Tensor) -> bool:
+    return bool(((weight.half().float() - weight).abs() <= _HALF_STEP).all())
+
+
+def _fbgemm(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor] | None:
+    if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
+        return None
+    ops: Any = torch.ops.quantized
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed = ops.linear_prepack_fp16(weight, bias)
+    return lambda x: ops.linear_dynamic_fp16(x, packed)
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    if weight.device.type == "cpu":
+        return PackedLinear(weight, bias)
+    return lambda x: F.linear(x, weight, bias)
