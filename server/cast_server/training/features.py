@@ -70,5 +70,5 @@ class FeatureFile:
     def open(self) -> Tensor:
         """All rows, bfloat16 [N, layer ids, E], mapped and not read."""
         rows = self.path.stat().st_size // self._row_bytes
-        mapped = np.memmap(self.path, np.int16, "r", shape=(rows, *self._row_shape))
+        mapped = np.memmap(self.path, np.int16, "c", shape=(rows, *self._row_shape))
         return torch.from_numpy(mapped).view(torch.bfloat16)

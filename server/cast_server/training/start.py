@@ -1,0 +1,102 @@
+"""What training starts from: the vocabulary of the drafts and a head made of the target's parts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.head import EagleHead
+from cast_server.training.corpus import Conversation
+
+
+def draft_vocabulary(
+    conversations: Iterable[Conversation], vocab_size: int, draft_vocab_size: int
+) -> Tensor:
+    """The tokens that answers use most, then those of prompts, then the lowest ids; sorted."""
+    answers: Counter[int] = Counter()
+    prompts: Counter[int] = Counter()
+    for one in conversations:
+        answers.update(one.answer)
+        prompts.update(one.prompt)
+    ranked = dict.fromkeys(token for token, _ in answers.most_common())
+    ranked |= dict.fromkeys(token for token, _ in prompts.most_common())
+    ranked |= dict.fromkeys(range(vocab_size))
+    return torch.tensor(sorted(list(ranked)[:draft_vocab_size]))
+
+
+def head_config(model: Any, layer_ids: tuple[int, ...], draft_vocab_size: int) -> HeadConfig:
+    """A head of the target's own shapes."""
+    config = model.config.get_text_config()
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = getattr(config, "rope_parameters", None) or {}
+    return HeadConfig(
+        version=3,
+        hidden_size=config.hidden_size,
+        target_hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_heads=config.num_attention_heads,
+        num_key_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        head_dim=head_dim,
+        vocab_size=config.vocab_size,
+        draft_vocab_size=draft_vocab_size,
+        rms_norm_eps=getattr(config, "rms_norm_eps", 1e-5),
+        rope_theta=float(rope.get("rope_theta", 10000.0)),
+        rope_scaling=None,
+        max_position_embeddings=config.max_position_embeddings,
+        hidden_act="silu",
+        layer_ids=layer_ids,
+        has_fc_bias=False,
+        has_qkv_bias=False,
+        norm_before_residual=False,
+        norm_before_fc=False,
+        fc_norm=False,
+        norm_output=False,
+    )
+
+
+@torch.no_grad()
+def start_head(model: Any, config: HeadConfig, draft_token_ids: Tensor, seed: int = 0) -> EagleHead:
+    """Passes the last tap on through a copy of the target's last layer and output rows.
+
+    Where the target's layer has no such parts, and for all that is new, small random weights.
+    """
+    torch.manual_seed(seed)
+    head = EagleHead(config)
+    for parameter in head.parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(std=0.02)
+    size = config.hidden_size
+    if config.target_hidden_size == size:
+        head.fc.weight[:, -size:] += torch.eye(size)
+    donor = {name: p.float() for name, p in _last_layer(model).named_parameters()}
+    for name, parameter in head.layer.named_parameters():
+        if name in donor:
+            _take_over(parameter, donor[name])
+    if "input_layernorm.weight" in donor:
+        head.layer.hidden_norm.weight.copy_(donor["input_layernorm.weight"])
+        head.layer.input_layernorm.weight.fill_(1.0)
+    rows = model.get_output_embeddings().weight
+    if rows.shape[1] == size:
+        head.lm_head.weight.copy_(rows[draft_token_ids])
+    norm = getattr(model.get_decoder(), "norm", None)
+    if norm is not None and norm.weight.shape == head.norm.weight.shape:
+        head.norm.weight.copy_(norm.weight)
+    return head
+
+
+def _take_over(parameter: Tensor, given: Tensor) -> None:
+    if given.shape == parameter.shape:
+        parameter.copy_(given)
+    elif given.dim() == 2 and given.shape[1] * 2 == parameter.shape[1]:
+        parameter[:, given.shape[1] :] = given  # the half that reads the hidden state
+
+
+def _last_layer(model: Any) -> Any:
+    count = model.config.get_text_config().num_hidden_layers
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return lists[0][-1]
