@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_drafters.tree import DraftTree
@@ -26,6 +29,7 @@ class DraftContext:
 
     `token_ids` are the committed tokens, prompt and output: a live list that the engine owns and
     extends; drafters only read it. `temperature` and `seed` are those the target samples with.
+    `slots_L` are the KV cache slots of those tokens; the last one is not computed yet.
     """
 
     request_id: str
@@ -33,6 +37,7 @@ class DraftContext:
     limits: DraftLimits
     temperature: float
     seed: int
+    slots_L: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,31 @@ class VerifyResult:
     tree: DraftTree
     accepted_nodes: tuple[int, ...]
     token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetParts:
+    """What a drafter may use of the target it drafts for.
+
+    embedding_VE: its input embeddings. `num_slots` is the size of its KV cache in tokens. `name` is
+    that of a built-in model, or its directory. `model` is transformers' module, packed already.
+    """
+
+    name: str
+    model: Any
+    embedding_VE: Tensor
+    num_layers: int
+    num_slots: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def hidden_size(self) -> int:
+        return self.embedding_VE.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.embedding_VE.shape[0]
 
 
 class Drafter(Protocol):

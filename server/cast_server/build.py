@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import torch
 
+from cast_drafters.base import Drafter, HiddenObserver, TargetParts
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
 from cast_server.config import EngineConfig
@@ -49,10 +50,10 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     num_blocks = _num_kv_tokens(config, model, max_model_len, device) // config.block_size
     try:
         parse_policy(config.policy)
-        drafter = create_drafter(config.drafter)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
     runner = ModelRunner(model, num_blocks * config.block_size, device)
+    drafter = _make_drafter(config, runner)
     limits = SchedulerLimits(
         max_num_seqs=config.max_num_seqs,
         max_batched_tokens=max(config.max_batched_tokens, config.max_num_seqs),
@@ -64,6 +65,26 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     return EngineCore(
         runner, scheduler, drafter, tokenizer, _eos_token_ids(model, tokenizer), config.policy
     )
+
+
+def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
+    options = {"head": Path(config.head)} if config.head else {}
+    target = TargetParts(
+        name=config.model,
+        model=runner.model,
+        embedding_VE=runner.model.get_input_embeddings().weight.detach(),
+        num_layers=runner.model.config.get_text_config().num_hidden_layers,
+        num_slots=runner.kv_cache_YS2KD.shape[1],
+        dtype=runner.dtype,
+        device=runner.device,
+    )
+    try:
+        drafter = create_drafter(config.drafter, target, **options)
+    except ValueError as cause:
+        raise ConfigError(str(cause)) from cause
+    if isinstance(drafter, HiddenObserver):
+        runner.watch(drafter)
+    return drafter
 
 
 def _device(name: str) -> torch.device:

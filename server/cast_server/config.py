@@ -22,6 +22,11 @@ class EngineConfig(BaseModel):
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto takes a GPU if there is one")
     drafter: str = Field("ngram", description="where draft tokens come from")
+    head: str | None = Field(
+        None,
+        description="directory of a draft head for --drafter eagle; default: the one that ships "
+        "for the model",
+    )
     policy: str = Field(
         "tree:8",
         description="how far to draft: off, chain:K (K tokens in a row) or tree:N (N nodes)",

@@ -27,3 +27,10 @@ class HeadConfig:
     norm_before_fc: bool
     fc_norm: bool
     norm_output: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TargetShape:
+    hidden_size: int
+    vocab_size: int
+    num_layers: int

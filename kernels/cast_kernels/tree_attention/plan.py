@@ -13,19 +13,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class SequenceRows:
-    """One sequence's part of a step.
+    """One sequence's part of a step: R rows, the last of its L keys.
 
-    slots_L: int64 cache slots of its c context tokens and R rows. mask_RR: bool, [r, c] is true
-    where row c is row r or an ancestor of it. depths_R: int, position behind the context.
+    slots_L: int64 cache slots. The last C >= R keys are a tree, of which the last R are computed in
+    this step; all keys before them are context that every row sees. mask_RC: bool, true where key c
+    is row r or an ancestor of it. depths_C: int, positions behind the context.
     """
 
     slots_L: NDArray[np.int64]
-    mask_RR: NDArray[np.bool_]
-    depths_R: NDArray[np.int64]
+    mask_RC: NDArray[np.bool_]
+    depths_C: NDArray[np.int64]
 
     @property
     def num_rows(self) -> int:
-        return len(self.mask_RR)
+        return len(self.mask_RC)
 
     @property
     def num_keys(self) -> int:
@@ -33,12 +34,13 @@ class SequenceRows:
 
     def visible(self, window: int | None) -> NDArray[np.bool_]:
         """Which of the L keys each of the R rows sees, bool [R, L]."""
-        context = self.num_keys - self.num_rows
+        context = self.num_keys - self.mask_RC.shape[1]
         visible_RL = np.ones((self.num_rows, self.num_keys), np.bool_)
-        visible_RL[:, context:] = self.mask_RR
+        visible_RL[:, context:] = self.mask_RC
         if window is not None and self.num_keys > window:
-            key_position_L = np.concatenate([np.arange(context), context + self.depths_R])
-            visible_RL &= key_position_L > (context + self.depths_R - window)[:, None]
+            key_position_L = np.concatenate([np.arange(context), context + self.depths_C])
+            position_R = key_position_L[-self.num_rows :]
+            visible_RL &= key_position_L > (position_R - window)[:, None]
         return visible_RL
 
 

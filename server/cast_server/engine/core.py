@@ -148,6 +148,7 @@ class EngineCore:
                         limits,
                         request.params.temperature,
                         request.seed,
+                        one.sequence.slots(0, len(one.sequence.token_ids)),
                     )
                 )
         candidates = self.drafter.propose(contexts) if contexts else []

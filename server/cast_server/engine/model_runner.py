@@ -160,7 +160,7 @@ class ModelRunner:
         context = rows.num_keys - rows.num_rows
         return ForwardBatch(
             input_ids_N=ids,
-            position_ids_N=torch.from_numpy(context + rows.depths_R).to(self.device),
+            position_ids_N=torch.from_numpy(context + rows.depths_C).to(self.device),
             slots_M=torch.from_numpy(rows.slots_L[context:]).to(self.device),
             logit_rows=logit_rows,
             plan=AttentionPlan([rows], self.dtype, self.device),

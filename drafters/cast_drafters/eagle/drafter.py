@@ -1,0 +1,294 @@
+"""Drafts with an EAGLE head, and with whatever costs nothing beside it, into one tree.
+
+A step goes: catch up with the tokens committed since (one pass), read the root's children off its
+last row, then one pass a level over the likeliest nodes. Sources that need no pass add children to
+every node, and go on alone where the head stops.
+
+The head's entry for the pair (hidden state of position p - 1, token p) lies in the target's slot of
+position p: it depends on no token after p, so blocks with equal prefixes can be shared as they are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cast_drafters.base import DraftContext, Drafter, HiddenObserver, TargetParts, VerifyResult
+from cast_drafters.eagle.checkpoint import read_head
+from cast_drafters.eagle.config import TargetShape
+from cast_drafters.eagle.served import HeadRows, ServedHead
+from cast_drafters.growth import ROOT, GrowingTree
+from cast_drafters.ngram_store import NgramStore
+from cast_drafters.shipped import shipped_head
+from cast_drafters.sources import TAIL, Source, StoreSource, TextSource, blend
+from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_kernels.tree_attention import SequenceRows
+
+_MASK: Final = (1 << 63) - 1
+
+
+SOURCES: Final = ("text", "store")
+STORE_FILE: Final = "ngrams.store"
+TEXT_WEIGHT: Final = 1.0
+STORE_WEIGHT: Final = 1.0
+
+
+class EagleDrafter(Drafter, HiddenObserver):
+    """`levels` passes at most a step, `width` nodes of a sequence in each after the first.
+
+    A sequence that is more than `max_catch_up` tokens behind catches up in several steps, without
+    drafts in between. `head_weight` and `source_weights` pool the guesses.
+    """
+
+    name = "eagle"
+
+    def __init__(
+        self,
+        head: ServedHead,
+        num_slots: int,
+        num_scratch: int,
+        sources: Sequence[tuple[Source, float]] = (),
+        head_weight: float = 1.0,
+        levels: int = 4,
+        width: int = 4,
+        max_catch_up: int = 512,
+    ) -> None:
+        self.layer_ids = head.config.layer_ids
+        self._head = head
+        self._sources, self._head_weight = sources, head_weight
+        self._levels, self._width, self._max_catch_up = levels, width, max_catch_up
+        self._num_slots, self._num_scratch = num_slots, num_scratch
+        # Which prefix the head's entry in a slot belongs to; 0 for none.
+        self._stamp_S = np.zeros(num_slots, np.int64)
+        self._stamps: dict[str, list[int]] = {}
+
+    @classmethod
+    def for_target(
+        cls,
+        target: TargetParts,
+        head: Path | None = None,
+        sources: Sequence[str] = SOURCES,
+        num_scratch: int = 1024,
+    ) -> EagleDrafter:
+        """Loads the head in the directory `head`, or the one that ships for a built-in target.
+
+        A file `ngrams.store` beside it is the source "store". Raises `ValueError`, a sentence on
+        what cannot be loaded or does not fit the target.
+        """
+        directory = head or shipped_head(target.name)
+        shape = TargetShape(target.hidden_size, target.vocab_size, target.num_layers)
+        config, tensors = read_head(directory, shape)
+        weighted: list[tuple[Source, float]] = []
+        if "text" in sources:
+            weighted.append((TextSource(), TEXT_WEIGHT))
+        if "store" in sources and (directory / STORE_FILE).exists():
+            store = NgramStore.open(directory / STORE_FILE)
+            weighted.append((StoreSource(store), STORE_WEIGHT))
+        served = ServedHead(config, tensors, target, num_scratch)
+        return cls(served, target.num_slots, num_scratch, weighted)
+
+    # Drafter
+
+    def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
+        self._stamps[request_id] = []
+        for source, _ in self._sources:
+            source.begin(request_id, token_ids)
+
+    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        trees: list[DraftTree] = [EMPTY_TREE] * len(contexts)
+        able = [i for i, one in enumerate(contexts) if _wants_drafts(one)]
+        grown = self._grow([contexts[i] for i in able]) if able else []
+        for index, tree in zip(able, grown, strict=True):
+            trees[index] = tree
+        return trees
+
+    def observe(self, results: Sequence[VerifyResult]) -> None:
+        """Nothing to do: committed tokens are read from the sequence."""
+
+    def release(self, request_id: str) -> None:
+        self._stamps.pop(request_id, None)
+        for source, _ in self._sources:
+            source.release(request_id)
+
+    # HiddenObserver
+
+    def record(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
+        self._head.fuse(slots_M, hidden)
+
+    def move(self, source_M: Tensor, target_M: Tensor) -> None:
+        self._head.move(source_M, target_M)
+
+    # Catching up
+
+    def _catch_up(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
+        """Hidden states after each sequence's last row, and the sequences that are up to date."""
+        begins = [self._first_missing(one) for one in contexts]
+        ends = [
+            min(len(one.token_ids), begin + self._max_catch_up)
+            for one, begin in zip(contexts, begins, strict=True)
+        ]
+        tokens, positions, slots, before, rows = [], [], [], [], []
+        for one, begin, end in zip(contexts, begins, ends, strict=True):
+            tokens.append(np.array(one.token_ids[begin:end], np.int64))
+            positions.append(np.arange(begin - 1, end - 1))
+            slots.append(one.slots_L[begin:end])
+            before.append(one.slots_L[begin - 1 : end - 1])
+            chain_RR = np.tri(end - begin, dtype=np.bool_)
+            rows.append(SequenceRows(one.slots_L[1:end], chain_RR, np.arange(end - begin)))
+        batch = HeadRows(
+            np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots), rows
+        )
+        out_NH = self._head.forward(batch, self._head.fused(np.concatenate(before)))
+        for one, begin, end in zip(contexts, begins, ends, strict=True):
+            self._stamp_S[one.slots_L[begin:end]] = self._stamps[one.request_id][begin:end]
+        last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
+        current = [i for i, one in enumerate(contexts) if ends[i] == len(one.token_ids)]
+        return out_NH[last_rows[current]], current
+
+    def _first_missing(self, context: DraftContext) -> int:
+        """The first position from 1 on that the head has to compute, at most the last one."""
+        stamps = self._stamps_of(context)
+        known = self._stamp_S[context.slots_L[1:-1]] == stamps[1:-1]
+        return 1 + int(known.argmin() if not known.all() else len(known))
+
+    def _stamps_of(self, context: DraftContext) -> NDArray[np.int64]:
+        """A number for each prefix of the sequence."""
+        stamps = self._stamps.setdefault(context.request_id, [])
+        last = stamps[-1] if stamps else 1
+        for token in context.token_ids[len(stamps) :]:
+            last = hash((last, token)) & _MASK or 1
+            stamps.append(last)
+        return np.array(stamps, np.int64)
+
+    # Growing
+
+    def _grow(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+        for one in contexts:
+            for source, _ in self._sources:
+                source.extend(one.request_id, one.token_ids)
+        out_NH, current = self._catch_up(contexts)
+        growths = [_Growth(contexts[index], place) for place, index in enumerate(current)]
+        nodes = [(one, ROOT) for one in growths]
+        states_RH = self._head.next(out_NH)
+        for level in range(self._levels):
+            if level:
+                nodes = self._runnable(growths)
+                if not nodes:
+                    break
+                out_NH = self._run(nodes, states_RH)
+                states_RH = torch.cat([states_RH, self._head.next(out_NH)])
+            self._give_children(nodes, out_NH)
+        trees = [EMPTY_TREE] * len(contexts)
+        for index, growth in zip(current, growths, strict=True):
+            self._go_on_without_head(growth)
+            trees[index] = growth.tree.finish()
+        return trees
+
+    def _runnable(self, growths: Sequence[_Growth]) -> list[tuple[_Growth, int]]:
+        """The next level's nodes, at most as many as there are scratch slots."""
+        chosen = [(one, node) for one in growths for node in one.tree.frontier(self._width)]
+        room = self._num_scratch - sum(len(one.run) for one in growths)
+        if len(chosen) > room:
+            chosen = sorted(chosen, key=lambda pair: -pair[0].tree.nodes[pair[1]].log_prob)[:room]
+            chosen.sort(key=lambda pair: pair[0].place)
+        used = self._num_scratch - room
+        first_row = len(growths) + used
+        for offset, (one, node) in enumerate(chosen):
+            one.add_row(node, first_row + offset, self._num_slots + used + offset)
+        return chosen
+
+    def _run(self, nodes: Sequence[tuple[_Growth, int]], states_RH: Tensor) -> Tensor:
+        """One pass of the head over nodes that have just got their rows; [N, H]."""
+        entries = [one.tree.nodes[node] for one, node in nodes]
+        above = [one.row_of(entry.parent) for (one, _), entry in zip(nodes, entries, strict=True)]
+        batch = HeadRows(
+            np.array([entry.token for entry in entries]),
+            np.array(
+                [one.position + entry.depth for (one, _), entry in zip(nodes, entries, strict=True)]
+            ),
+            np.array([one.slots[one.run[node]] for one, node in nodes]),
+            [one.rows(list(group)) for one, group in _by_sequence(nodes)],
+        )
+        return self._head.forward(batch, states_RH[above])
+
+    def _give_children(self, nodes: Sequence[tuple[_Growth, int]], out_NH: Tensor) -> None:
+        widest = max(one.context.limits.max_width for one, _ in nodes)
+        top = self._head.log_probs(out_NH).topk(min(widest, self._head.config.draft_vocab_size))
+        ids = self._head.draft_token_ids[top.indices.cpu().numpy()].tolist()
+        for (one, node), tokens, log_probs in zip(
+            nodes, ids, top.values.exp().tolist(), strict=True
+        ):
+            guessed = [(list(zip(tokens, log_probs, strict=True)), self._head_weight)]
+            self._pool(one, node, guessed)
+
+    def _go_on_without_head(self, growth: _Growth) -> None:
+        """Best first, until nothing that joins could still be among the best."""
+        for _ in range(growth.context.limits.max_nodes if self._sources else 0):
+            open_nodes = growth.tree.frontier(1)
+            if not open_nodes:
+                return
+            self._pool(growth, open_nodes[0], [])
+
+    def _pool(
+        self, growth: _Growth, node: int, guessed: list[tuple[list[tuple[int, float]], float]]
+    ) -> None:
+        tail = growth.tree.tail(node, TAIL)
+        width = growth.context.limits.max_width
+        for source, weight in self._sources:
+            guessed.append((source.predict(growth.context.request_id, tail, width), weight))
+        pooled = blend([one for one, _ in guessed], [weight for _, weight in guessed])
+        growth.tree.add_children(node, [(token, math.log(p)) for token, p in pooled.items()])
+
+
+class _Growth:
+    """One sequence's tree, and the rows of the head that belong to it. Row `place` is its root."""
+
+    def __init__(self, context: DraftContext, place: int) -> None:
+        self.context = context
+        self.place = place
+        self.tree = GrowingTree(context.token_ids[-TAIL:], context.limits)
+        self.position = len(context.token_ids) - 2  # of the root's pair
+        self.run: dict[int, int] = {}  # node -> its number among the rows of this tree
+        self.slots: list[int] = []
+        self._rows: list[int] = []
+
+    def add_row(self, node: int, row: int, slot: int) -> None:
+        self.run[node] = len(self.run)
+        self.slots.append(slot)
+        self._rows.append(row)
+
+    def row_of(self, node: int) -> int:
+        return self.place if node == ROOT else self._rows[self.run[node]]
+
+    def rows(self, nodes: Sequence[int]) -> SequenceRows:
+        """What the last rows, those of `nodes`, see."""
+        context_slots = self.context.slots_L[1:]
+        mask_RC = np.zeros((len(nodes), len(self.run)), np.bool_)
+        for row, node in enumerate(nodes):
+            mask_RC[row, [self.run[above] for above in self.tree.ancestors(node)]] = True
+        depths_C = np.array([self.tree.nodes[node].depth for node in self.run], np.int64)
+        return SequenceRows(
+            np.concatenate([context_slots, np.array(self.slots, np.int64)]), mask_RC, depths_C
+        )
+
+
+def _by_sequence(
+    nodes: Sequence[tuple[_Growth, int]],
+) -> list[tuple[_Growth, list[int]]]:
+    groups: dict[int, tuple[_Growth, list[int]]] = {}
+    for one, node in nodes:
+        groups.setdefault(one.place, (one, []))[1].append(node)
+    return list(groups.values())
+
+
+def _wants_drafts(context: DraftContext) -> bool:
+    limits = context.limits
+    is_wanted = min(limits.max_nodes, limits.max_depth, limits.max_width) > 0
+    return is_wanted and len(context.token_ids) > 1

@@ -1,0 +1,154 @@
+"""A head as it is served: packed weights, and its own keys and values in a paged cache.
+
+Shape suffixes: N rows of all sequences side by side, M rows written, S slots, H the head's width,
+E the target's, K key heads, D head size, V the draft vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cast_drafters.base import TargetParts
+from cast_drafters.eagle.config import HeadConfig
+from cast_kernels.linear import PackedLinear, WideLinear
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows, tree_attention
+
+_ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
+    {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadRows:
+    """Rows of one pass. `slots_N` take their keys and values; `positions_N` turn them (RoPE)."""
+
+    tokens_N: NDArray[np.int64]
+    positions_N: NDArray[np.int64]
+    slots_N: NDArray[np.int64]
+    sequences: Sequence[SequenceRows]
+
+
+class ServedHead:
+    """EAGLE-3 (Li et al. 2025). Of each slot it keeps one fused hidden state of the target [H].
+
+    Slots are the target's, and `num_scratch` more for rows that only exist while a tree grows.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        tensors: Mapping[str, Tensor],
+        target: TargetParts,
+        num_scratch: int,
+    ) -> None:
+        self.config = config
+        self.draft_token_ids = tensors["draft_token_ids"].numpy()
+        self._target = target
+        dtype, device = target.dtype, target.device
+        weight = {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        def pack(*names: str) -> PackedLinear:
+            parts = torch.cat([weight[f"{name}.weight"] for name in names]).to(dtype)
+            biases = [weight[f"{name}.bias"] for name in names if f"{name}.bias" in weight]
+            return PackedLinear(parts, torch.cat(biases).to(dtype) if biases else None)
+
+        attention = "layer.self_attn"
+        self._qkv = pack(*(f"{attention}.{part}_proj" for part in "qkv"))
+        self._o = pack(f"{attention}.o_proj")
+        self._gate_up = pack("layer.mlp.gate_proj", "layer.mlp.up_proj")
+        self._down = pack("layer.mlp.down_proj")
+        self._fc = pack("fc")
+        self._lm_head = WideLinear(weight["lm_head.weight"].to(dtype))
+        self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
+        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._embedding_VE = weight.get("embed_tokens.weight", target.embedding_VE)
+        self._rotation_P2D = _rotation(config, config.max_position_embeddings).to(device)
+        shape = (target.num_slots + num_scratch, 2, config.num_key_heads, config.head_dim)
+        self._kv_cache_S2KD = torch.empty(shape, dtype=dtype, device=device)
+        self._hidden_SH = torch.empty((target.num_slots, config.hidden_size), device=device)
+
+    def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
+        """Takes in hidden states of the target, one [M, E] for each layer id."""
+        if self.config.fc_norm:
+            hidden = [self._norm(x, f"fc_norm.{i}.weight") for i, x in enumerate(hidden)]
+        fused_MF = torch.cat([x.float() for x in hidden], -1)
+        if self.config.norm_before_fc:
+            fused_MF = self._norm(fused_MF, "input_norm.weight")
+        self._hidden_SH[slots_M] = self._fc(fused_MF.to(self._target.dtype)).float()
+
+    def move(self, source_M: Tensor, target_M: Tensor) -> None:
+        self._hidden_SH[target_M] = self._hidden_SH[source_M]
+
+    def fused(self, slots_N: NDArray[np.int64]) -> Tensor:
+        """[N, H], float32."""
+        return self._hidden_SH[self._to_device(slots_N)]
+
+    def forward(self, rows: HeadRows, hidden_NH: Tensor) -> Tensor:
+        """The next hidden states [N, H], float32, before the final norm."""
+        config, device = self.config, self._target.device
+        embedded_NH = F.embedding(self._to_device(rows.tokens_N), self._embedding_VE)
+        normed_NH = self._norm(hidden_NH, "layer.hidden_norm.weight")
+        x_NW = torch.cat([self._norm(embedded_NH, "layer.input_layernorm.weight"), normed_NH], -1)
+        residual_NH = normed_NH if config.norm_before_residual else hidden_NH
+        qkv_NHD = self._qkv(x_NW.to(self._target.dtype)).unflatten(-1, (-1, config.head_dim))
+        rotated = config.num_heads + config.num_key_heads
+        turned = self._rotate(qkv_NHD[:, :rotated], self._to_device(rows.positions_N))
+        kv_N2KD = torch.stack([turned[:, config.num_heads :], qkv_NHD[:, rotated:]], 1)
+        self._kv_cache_S2KD[self._to_device(rows.slots_N)] = kv_N2KD
+        attended_NHD = tree_attention(
+            turned[:, : config.num_heads].contiguous(),
+            self._kv_cache_S2KD,
+            AttentionPlan(rows.sequences, self._target.dtype, device),
+            scale=config.head_dim**-0.5,
+        )
+        residual_NH = residual_NH + self._o(attended_NHD.flatten(1))
+        x_NH = self._norm(residual_NH, "layer.post_attention_layernorm.weight")
+        gate_NF, up_NF = self._gate_up(x_NH.to(self._target.dtype)).chunk(2, -1)
+        out_NH: Tensor = residual_NH + self._down(self._activation(gate_NF) * up_NF)
+        return out_NH
+
+    def next(self, out_NH: Tensor) -> Tensor:
+        """What stands in for the target's hidden state after `forward` gave `out_NH`."""
+        return self._norm(out_NH, "norm.weight") if self.config.norm_output else out_NH
+
+    def log_probs(self, out_NH: Tensor) -> Tensor:
+        """Over the draft vocabulary, float32 [N, V]."""
+        normed_NH = self._norm(out_NH, "norm.weight").to(self._target.dtype)
+        log_probs: Tensor = self._lm_head(normed_NH).log_softmax(-1)
+        return log_probs
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        x = x.float()
+        weight = self._norms[name]
+        return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+
+    def _rotate(self, x_NHD: Tensor, positions_N: Tensor) -> Tensor:
+        if int(positions_N.max()) >= len(self._rotation_P2D):
+            longer = _rotation(self.config, 2 * int(positions_N.max()))
+            self._rotation_P2D = longer.to(self._target.device)
+        cos_N1D, sin_N1D = self._rotation_P2D[positions_N].unsqueeze(2).unbind(1)
+        x = x_NHD.float()
+        low, high = x.chunk(2, -1)
+        return (x * cos_N1D + torch.cat([-high, low], -1) * sin_N1D).to(x_NHD.dtype)
+
+    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(array).to(self._target.device)
+
+
+def _rotation(config: HeadConfig, num_positions: int) -> Tensor:
+    """Cosines and sines of RoPE (Su et al. 2021), [positions, 2, D]."""
+    powers_D = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    scaling = config.rope_scaling or {}
+    factor = float(scaling.get("factor", 1.0)) if scaling.get("type") == "linear" else 1.0
+    positions_P = torch.arange(num_positions, dtype=torch.float64) / factor
+    angle_PD = torch.outer(positions_P, config.rope_theta**-powers_D).repeat(1, 2)
+    return torch.stack([angle_PD.cos(), angle_PD.sin()], 1).float()

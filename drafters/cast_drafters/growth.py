@@ -1,0 +1,113 @@
+"""A draft tree while it grows: level by level where a head must run, best first where nothing must.
+
+Every source of guesses gives a node's children with probabilities; the tree keeps the most likely
+paths, whichever source they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush, nlargest
+from typing import Final
+
+import numpy as np
+
+from cast_drafters.base import DraftLimits
+from cast_drafters.tree import DraftTree
+
+ROOT: Final = -1
+
+
+@dataclass(slots=True)
+class Node:
+    """`log_prob` is that of the path."""
+
+    token: int
+    parent: int
+    depth: int
+    log_prob: float
+    has_children: bool = False
+
+
+class GrowingTree:
+    """Candidates of one sequence. `ROOT` is the root, the last committed token."""
+
+    def __init__(self, tail: Sequence[int], limits: DraftLimits) -> None:
+        self.nodes: list[Node] = []
+        self.limits = limits
+        self._tail = list(tail)
+        self._root_has_children = False
+
+    def tail(self, node: int, length: int) -> list[int]:
+        """The last `length` tokens up to and with a node, those of the sequence first."""
+        path: list[int] = []
+        while node >= 0 and len(path) < length:
+            path.append(self.nodes[node].token)
+            node = self.nodes[node].parent
+        path.reverse()
+        missing = length - len(path)
+        return self._tail[-missing:] + path if missing else path
+
+    def add_children(self, node: int, guesses: Iterable[tuple[int, float]]) -> None:
+        """`guesses`: token and natural log-probability given the node; the likeliest few stay."""
+        above = self.nodes[node].log_prob if node >= 0 else 0.0
+        depth = self.nodes[node].depth + 1 if node >= 0 else 1
+        for token, log_prob in nlargest(self.limits.max_width, guesses, key=_second):
+            self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob)))
+        if node >= 0:
+            self.nodes[node].has_children = True
+        else:
+            self._root_has_children = True
+
+    def frontier(self, width: int) -> list[int]:
+        """The likeliest nodes without children that could still have some in the final tree."""
+        least = self._least()
+        open_nodes = [
+            index
+            for index, node in enumerate(self.nodes)
+            if not node.has_children
+            and node.depth < self.limits.max_depth
+            and node.log_prob > least
+        ]
+        return nlargest(width, open_nodes, key=lambda index: self.nodes[index].log_prob)
+
+    def ancestors(self, node: int) -> list[int]:
+        """The node itself and those above it, without the root."""
+        path: list[int] = []
+        while node >= 0:
+            path.append(node)
+            node = self.nodes[node].parent
+        return path
+
+    def finish(self) -> DraftTree:
+        """The best `max_nodes` nodes; parents come first, as they are never less likely."""
+        heap: list[tuple[float, int]] = []
+        children: dict[int, list[int]] = {}
+        for index, node in enumerate(self.nodes):
+            children.setdefault(node.parent, []).append(index)
+        for index in children.get(-1, []):
+            heappush(heap, (-self.nodes[index].log_prob, index))
+        kept: list[int] = []
+        while heap and len(kept) < self.limits.max_nodes:
+            _, index = heappop(heap)
+            kept.append(index)
+            for child in children.get(index, []):
+                heappush(heap, (-self.nodes[child].log_prob, child))
+        place = {index: rank for rank, index in enumerate(kept)} | {-1: -1}
+        return DraftTree(
+            np.array([self.nodes[index].token for index in kept], np.int64),
+            np.array([place[self.nodes[index].parent] for index in kept], np.int32),
+            np.array([self.nodes[index].log_prob for index in kept], np.float64),
+        )
+
+    def _least(self) -> float:
+        """What a path must be worth to be among the best `max_nodes` so far."""
+        if len(self.nodes) < self.limits.max_nodes:
+            return -np.inf
+        best = nlargest(self.limits.max_nodes, (node.log_prob for node in self.nodes))
+        return float(best[-1])
+
+
+def _second(guess: tuple[int, float]) -> float:
+    return guess[1]
