@@ -180,8 +180,9 @@ class EagleDrafter(Drafter, HiddenObserver):
         for level in range(self._levels):
             if level:
                 nodes = self._runnable(growths)
-                if not nodes:
-                    break
+            if not nodes:
+                break
+            if level:
                 out_NH = self._run(nodes, states_RH)
                 states_RH = torch.cat([states_RH, self._head.next(out_NH)])
             self._give_children(nodes, out_NH)

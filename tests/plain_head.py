@@ -1,0 +1,135 @@
+"""An EAGLE-3 head once more, in float64 and nothing but formulas; and small random ones."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from cast_drafters.base import TargetParts
+from cast_drafters.eagle.config import HeadConfig
+
+VOCAB, WIDTH, LAYERS = 61, 24, 6
+
+
+def config(**changes) -> HeadConfig:
+    base = HeadConfig(
+        version=3,
+        hidden_size=32,
+        target_hidden_size=WIDTH,
+        intermediate_size=40,
+        num_heads=4,
+        num_key_heads=2,
+        head_dim=8,
+        vocab_size=VOCAB,
+        draft_vocab_size=29,
+        rms_norm_eps=1e-5,
+        rope_theta=1000.0,
+        rope_scaling=None,
+        max_position_embeddings=64,
+        hidden_act="silu",
+        layer_ids=(1, 3, 5),
+        has_fc_bias=False,
+        has_qkv_bias=False,
+        norm_before_residual=False,
+        norm_before_fc=False,
+        fc_norm=False,
+        norm_output=False,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def weights(c: HeadConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(seed)
+    size, wide, key = c.hidden_size, c.num_heads * c.head_dim, c.num_key_heads * c.head_dim
+    attention, mlp = "layer.self_attn", "layer.mlp"
+    shapes = {
+        "fc.weight": (size, 3 * c.target_hidden_size),
+        f"{attention}.q_proj.weight": (wide, 2 * size),
+        f"{attention}.k_proj.weight": (key, 2 * size),
+        f"{attention}.v_proj.weight": (key, 2 * size),
+        f"{attention}.o_proj.weight": (size, wide),
+        f"{mlp}.gate_proj.weight": (c.intermediate_size, size),
+        f"{mlp}.up_proj.weight": (c.intermediate_size, size),
+        f"{mlp}.down_proj.weight": (size, c.intermediate_size),
+        "lm_head.weight": (c.draft_vocab_size, size),
+        "embed_tokens.weight": (c.vocab_size, size),
+    }
+    if c.has_qkv_bias:
+        shapes |= {f"{attention}.{p}_proj.bias": (wide if p == "q" else key,) for p in "qkv"}
+    tensors = {name: torch.randn(shape) * 0.3 for name, shape in shapes.items()}
+    norms = ["layer.hidden_norm", "layer.input_layernorm", "layer.post_attention_layernorm", "norm"]
+    tensors |= {f"{name}.weight": torch.rand(size) + 0.5 for name in norms}
+    if c.fc_norm:
+        tensors |= {f"fc_norm.{i}.weight": torch.rand(c.target_hidden_size) + 0.5 for i in range(3)}
+    if c.norm_before_fc:
+        tensors["input_norm.weight"] = torch.rand(3 * c.target_hidden_size) + 0.5
+    chosen = torch.randperm(c.vocab_size)[: c.draft_vocab_size].sort().values
+    return tensors | {"draft_token_ids": chosen}
+
+
+def target(num_slots: int = 96, dtype=torch.float32) -> TargetParts:
+    torch.manual_seed(1)
+    embedding = torch.randn(VOCAB, WIDTH)
+    return TargetParts("tiny", None, embedding, LAYERS, num_slots, dtype, torch.device("cpu"))
+
+
+class Plain:
+    def __init__(self, c: HeadConfig, tensors: dict[str, torch.Tensor]) -> None:
+        self.c = c
+        self.w = {name: t.double() for name, t in tensors.items() if name != "draft_token_ids"}
+
+    def norm(self, x, name):
+        return x / (x.square().mean(-1, keepdim=True) + self.c.rms_norm_eps).sqrt() * self.w[name]
+
+    def fuse(self, taps):
+        """Three [N, E] -> [N, H]."""
+        taps = [t.double() for t in taps]
+        if self.c.fc_norm:
+            taps = [self.norm(t, f"fc_norm.{i}.weight") for i, t in enumerate(taps)]
+        x = torch.cat(taps, -1)
+        if self.c.norm_before_fc:
+            x = self.norm(x, "input_norm.weight")
+        return x @ self.w["fc.weight"].T
+
+    def rotate(self, x, positions):
+        half = self.c.head_dim // 2
+        out = torch.empty_like(x)
+        for d in range(half):
+            angle = positions.double() * self.c.rope_theta ** (-2 * d / self.c.head_dim)
+            cos, sin = angle.cos()[:, None], angle.sin()[:, None]
+            low, high = x[..., d], x[..., d + half]
+            out[..., d] = low * cos - high * sin
+            out[..., d + half] = high * cos + low * sin
+        return out
+
+    def forward(self, tokens, hidden, positions, sees):
+        """Rows see the rows that `sees` [N, N] says. Returns [N, H], before the final norm."""
+        c = self.c
+        embedded = self.w["embed_tokens.weight"][tokens]
+        normed = self.norm(hidden, "layer.hidden_norm.weight")
+        x = torch.cat([self.norm(embedded, "layer.input_layernorm.weight"), normed], -1)
+        q, k, v = (self.project(x, part) for part in "qkv")
+        q, k = self.rotate(q, positions), self.rotate(k, positions)
+        rows = []
+        for n in range(len(tokens)):
+            heads = []
+            for h in range(c.num_heads):
+                kv = h // (c.num_heads // c.num_key_heads)
+                score = k[:, kv] @ q[n, h] / c.head_dim**0.5
+                heads.append(score.masked_fill(~sees[n], -torch.inf).softmax(0) @ v[:, kv])
+            rows.append(torch.cat(heads))
+        residual = normed if c.norm_before_residual else hidden
+        residual = residual + torch.stack(rows) @ self.w["layer.self_attn.o_proj.weight"].T
+        x = self.norm(residual, "layer.post_attention_layernorm.weight")
+        gate = torch.nn.functional.silu(x @ self.w["layer.mlp.gate_proj.weight"].T)
+        up = x @ self.w["layer.mlp.up_proj.weight"].T
+        return residual + (gate * up) @ self.w["layer.mlp.down_proj.weight"].T
+
+    def project(self, x, part):
+        y = x @ self.w[f"layer.self_attn.{part}_proj.weight"].T
+        bias = self.w.get(f"layer.self_attn.{part}_proj.bias")
+        return (y if bias is None else y + bias).unflatten(-1, (-1, self.c.head_dim))
+
+    def log_probs(self, out):
+        return (self.norm(out, "norm.weight") @ self.w["lm_head.weight"].T).log_softmax(-1)
