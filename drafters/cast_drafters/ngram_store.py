@@ -25,12 +25,12 @@ _FORMAT: Final = "castserve-ngrams"
 _VERSION: Final = 1
 _MAX_HEADER_BYTES: Final = 1 << 24
 _ALIGNMENT: Final = 8  # of the arrays in the file, bytes
-
+_MAX_TOTAL: Final = 65535  # larger totals are scaled down to it, and their counts with them
 _HASH_SEED: Final = 0x9E3779B97F4A7C15
 _HASH_FACTOR: Final = 0xD6E8FEB86659FD93
 _HASH_MASK: Final = (1 << 64) - 1
 
-_MAX_TOTAL: Final = 65535  # larger totals are scaled down to it, and their counts with them
+_Place = tuple[np.dtype[Any], int, int]  # of an array in a file: type, length, offset in bytes
 _Integers = NDArray[np.integer[Any]]
 
 
@@ -63,7 +63,6 @@ class StoreInfo:
     format: str
     version: int
     vocab_size: int | None
-    num_sequences: int
     num_tokens: int
     top: int
     min_count: int
@@ -96,7 +95,9 @@ def build_store(
             "max_order, top and min_count must be 1 or more and max_entries 0 or more, got "
             f"{max_order}, {top}, {min_count} and {max_entries}."
         )
-    tokens_N, places_N, num_sequences = _concatenate(sequences)
+    arrays = [np.zeros(0, np.int64), *(np.asarray(sequence, np.int64) for sequence in sequences)]
+    tokens_N = np.concatenate(arrays)
+    places_N = np.concatenate([np.arange(len(array)) for array in arrays])
     limit = 1 << 32 if vocab_size is None else vocab_size
     if len(tokens_N) and not 0 <= tokens_N.min() <= tokens_N.max() < limit:
         wrong = tokens_N[(tokens_N < 0) | (tokens_N >= limit)][0]
@@ -110,11 +111,10 @@ def build_store(
         format=_FORMAT,
         version=_VERSION,
         vocab_size=vocab_size,
-        num_sequences=num_sequences,
         num_tokens=len(tokens_N),
         top=top,
         min_count=min_count,
-        token_dtype="<u2" if (vocab_size or tokens_N.max(initial=0)) <= 65535 else "<u4",
+        token_dtype="<u2" if tokens_N.max(initial=0) < 1 << 16 else "<u4",
         sizes=[[len(table.hashes_C), len(table.tokens_S)] for table in tables],
         provenance=dict(provenance or {}),
     )
@@ -133,8 +133,7 @@ class NgramStore:
     def open(cls, path: Path, *, backoff: float = 4.0) -> NgramStore:
         """`backoff`: how many occurrences of a context the next shorter one's opinion is worth.
 
-        Its default gave new answers of SmolLM2-135M the highest likelihood of 0.25 to 4.
-
+        Of 0.25 to 4 the default made new answers of SmolLM2-135M the likeliest.
         Raises `ValueError` on a file that is no such store, newer than this code or incomplete.
         """
         if backoff <= 0:
@@ -142,30 +141,22 @@ class NgramStore:
         with path.open("rb") as file:
             header = file.readline(_MAX_HEADER_BYTES)
             info = _parse(header, path)
-            layout = _layout(info)
-            needed = len(header) + sum(_padded(dtype.itemsize * size) for dtype, size in layout)
-            found = path.stat().st_size
-            if found != needed:
+            layout, size = _layout(info, len(header))
+            if path.stat().st_size != size:
                 raise ValueError(
-                    f"{path} has {found} bytes where its header calls for {needed}: copy or build "
-                    "it again."
+                    f"{path} has {path.stat().st_size} bytes where its header calls for {size}: "
+                    "copy or build it again."
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        arrays: list[NDArray[Any]] = []
-        position = len(header)
-        for dtype, size in layout:
-            arrays.append(np.frombuffer(mapped, dtype, size, position))
-            position += _padded(dtype.itemsize * size)
-        width = len(_Table._fields)
-        starts = range(0, len(arrays), width)
-        return cls(info, [_Table(*arrays[start : start + width]) for start in starts], backoff)
+        tables = [_Table(*(np.frombuffer(mapped, *place) for place in row)) for row in layout]
+        return cls(info, tables, backoff)
 
     def lookup(self, token_ids: Sequence[int]) -> list[Continuation]:
         """What followed the end of `token_ids`, the longest context first; [] if nothing did."""
         found: list[Continuation] = []
         key = _HASH_SEED
         for order, table in enumerate(self._tables[: len(token_ids)], start=1):
-            key = _extend_hash(key, token_ids[-order])
+            key = _extend_hash(key, int(token_ids[-order]))
             hashes_C = table.hashes_C
             context = int(hashes_C.searchsorted(np.uint64(key)))
             if context == len(hashes_C) or hashes_C[context] != key:
@@ -205,16 +196,6 @@ def _extend_hashes(keys_N: NDArray[np.uint64], tokens_N: NDArray[np.int64]) -> N
     """`_extend_hash` of each: unsigned arrays wrap at 64 bits by themselves."""
     keys_N = (keys_N ^ tokens_N.astype(np.uint64)) * np.uint64(_HASH_FACTOR)
     return keys_N ^ (keys_N >> np.uint64(32))
-
-
-def _concatenate(
-    sequences: Iterable[Sequence[int]],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """All tokens [N], their places in their sequences [N] and the number of sequences."""
-    arrays = [np.asarray(sequence, np.int64) for sequence in sequences]
-    nothing = [np.zeros(0, np.int64)]
-    places = [np.arange(len(array)) for array in arrays]
-    return np.concatenate(nothing + arrays), np.concatenate(nothing + places), len(arrays)
 
 
 def _count(
@@ -274,32 +255,32 @@ def _most_frequent(table: _Table, min_count: int, room: int) -> _Table:
     return _Table(hashes_C[kept_C], bounds_B, totals_C[kept_C], tokens_S[kept_S], counts_S[kept_S])
 
 
-def _layout(info: StoreInfo) -> list[tuple[np.dtype[Any], int]]:
-    """Type and length of the arrays in the file, those of order 1 first."""
+def _layout(info: StoreInfo, position: int) -> tuple[list[list[_Place]], int]:
+    """The arrays of each table after a header that ends at `position`; the size of the file."""
     dtypes = [np.dtype(name) for name in ("<u8", "<u4", "<u2", info.token_dtype, "<u2")]
-    layout: list[tuple[np.dtype[Any], int]] = []
+    layout: list[list[_Place]] = []
     for contexts, successors in info.sizes:
+        layout.append([])
         lengths = (contexts, contexts + 1, contexts, successors, successors)
-        layout += zip(dtypes, lengths, strict=True)
-    return layout
-
-
-def _padded(num_bytes: int) -> int:
-    return num_bytes + -num_bytes % _ALIGNMENT
+        for dtype, length in zip(dtypes, lengths, strict=True):
+            layout[-1].append((dtype, length, position))
+            position += dtype.itemsize * length
+            position += -position % _ALIGNMENT
+    return layout, position
 
 
 def _write(path: Path, info: StoreInfo, tables: Sequence[_Table]) -> None:
     """Beside `path` first: readers see the old file or the whole new one."""
     header = json.dumps(asdict(info)).encode()
     header += b" " * (-(len(header) + 1) % 64) + b"\n"
-    arrays = [array for table in tables for array in table]
+    layout, size = _layout(info, len(header))
+    content = bytearray(header.ljust(size, b"\0"))
+    for table, row in zip(tables, layout, strict=True):
+        for array, place in zip(table, row, strict=True):
+            np.frombuffer(content, *place)[:] = array
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with unfinished.open("wb") as file:
-            file.write(header)
-            for array, (dtype, _) in zip(arrays, _layout(info), strict=True):
-                data = array.astype(dtype).tobytes()
-                file.write(data.ljust(_padded(len(data)), b"\0"))
+        unfinished.write_bytes(content)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
