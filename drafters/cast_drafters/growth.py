@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, nlargest
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,14 @@ from cast_drafters.base import DraftLimits
 from cast_drafters.tree import DraftTree
 
 ROOT: Final = -1
+
+
+class Guess(NamedTuple):
+    """A token and its natural log-probability given the node before; `source` as in `DraftTree`."""
+
+    token: int
+    log_prob: float
+    source: int = 0
 
 
 @dataclass(slots=True)
@@ -27,6 +35,7 @@ class Node:
     parent: int
     depth: int
     log_prob: float
+    source: int
     has_children: bool = False
 
 
@@ -49,12 +58,12 @@ class GrowingTree:
         missing = length - len(path)
         return self._tail[-missing:] + path if missing else path
 
-    def add_children(self, node: int, guesses: Iterable[tuple[int, float]]) -> None:
-        """`guesses`: token and natural log-probability given the node; the likeliest few stay."""
+    def add_children(self, node: int, guesses: Iterable[Guess]) -> None:
+        """The likeliest few guesses stay."""
         above = self.nodes[node].log_prob if node >= 0 else 0.0
         depth = self.nodes[node].depth + 1 if node >= 0 else 1
-        for token, log_prob in nlargest(self.limits.max_width, guesses, key=_second):
-            self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob)))
+        for token, log_prob, source in nlargest(self.limits.max_width, guesses, key=_log_prob):
+            self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob), source))
         if node >= 0:
             self.nodes[node].has_children = True
         else:
@@ -99,6 +108,7 @@ class GrowingTree:
             np.array([self.nodes[index].token for index in kept], np.int64),
             np.array([place[self.nodes[index].parent] for index in kept], np.int32),
             np.array([self.nodes[index].log_prob for index in kept], np.float64),
+            np.array([self.nodes[index].source for index in kept], np.int8),
         )
 
     def _least(self) -> float:
@@ -109,5 +119,5 @@ class GrowingTree:
         return float(best[-1])
 
 
-def _second(guess: tuple[int, float]) -> float:
-    return guess[1]
+def _log_prob(guess: Guess) -> float:
+    return guess.log_prob

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 _FORMAT: Final = "castserve-ngrams"
 _VERSION: Final = 1
 _MAX_HEADER_BYTES: Final = 1 << 24
-_ALIGNMENT: Final = 8  # of the arrays in the file, bytes
 _MAX_TOTAL: Final = 65535  # larger totals are scaled down to it, and their counts with them
 _HASH_SEED: Final = 0x9E3779B97F4A7C15
 _HASH_FACTOR: Final = 0xD6E8FEB86659FD93
@@ -164,8 +163,7 @@ class NgramStore:
             kept = slice(table.bounds_B[context], table.bounds_B[context + 1])
             total = int(table.totals_C[context])
             found.append(Continuation(order, total, table.tokens_S[kept], table.counts_S[kept]))
-        found.reverse()
-        return found
+        return found[::-1]
 
     def predict(self, token_ids: Sequence[int], width: int) -> list[tuple[int, float, int]]:
         """The `width` likeliest next tokens, each with its probability and longest context's order.
@@ -225,23 +223,19 @@ def _count_order(hashes_N: NDArray[np.uint64], tokens_N: NDArray[np.int64], top:
     exact_C = np.diff(starts_C, append=len(hashes_N))
     totals_C = np.minimum(exact_C, _MAX_TOTAL)
     counts_P = np.diff(starts_P, append=len(hashes_N)) * totals_C[contexts_P] // exact_C[contexts_P]
-
     ranking_P = np.lexsort((-counts_P, contexts_P))  # stable: the lower token id on ties
     counts_P = counts_P[ranking_P]
     ranks_P = np.arange(len(starts_P)) - np.searchsorted(contexts_P, contexts_P)
     kept_P = (ranks_P < top) & (counts_P > 0)
-    bounds_B = _bounds(np.bincount(contexts_P[kept_P], minlength=len(starts_C)))
+    bounds_B = np.append(0, np.bincount(contexts_P[kept_P], minlength=len(starts_C))).cumsum()
     tokens_S = tokens_N[starts_P[ranking_P[kept_P]]]
     return _Table(hashes_N[starts_C], bounds_B, totals_C, tokens_S, counts_P[kept_P])
 
 
 def _changes(values_N: NDArray[Any]) -> NDArray[np.bool_]:
     """Where a value differs from the one before it; the first one does."""
-    return np.append(np.ones(1, np.bool_), values_N[1:] != values_N[:-1])[: len(values_N)]
-
-
-def _bounds(sizes_C: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.append(np.zeros(1, np.int64), np.cumsum(sizes_C))
+    changes_N: NDArray[np.bool_] = np.diff(values_N, prepend=~values_N[:1]) != 0
+    return changes_N
 
 
 def _most_frequent(table: _Table, min_count: int, room: int) -> _Table:
@@ -251,7 +245,7 @@ def _most_frequent(table: _Table, min_count: int, room: int) -> _Table:
     kept_C[np.argsort(-totals_C, kind="stable")[room:]] = False
     sizes_C = np.diff(bounds_B)
     kept_S = np.repeat(kept_C, sizes_C)
-    bounds_B = _bounds(sizes_C[kept_C])
+    bounds_B = np.append(0, sizes_C[kept_C]).cumsum()
     return _Table(hashes_C[kept_C], bounds_B, totals_C[kept_C], tokens_S[kept_S], counts_S[kept_S])
 
 
@@ -265,7 +259,7 @@ def _layout(info: StoreInfo, position: int) -> tuple[list[list[_Place]], int]:
         for dtype, length in zip(dtypes, lengths, strict=True):
             layout[-1].append((dtype, length, position))
             position += dtype.itemsize * length
-            position += -position % _ALIGNMENT
+            position += -position % 8
     return layout, position
 
 
@@ -289,11 +283,10 @@ def _write(path: Path, info: StoreInfo, tables: Sequence[_Table]) -> None:
 def _parse(header: bytes, path: Path) -> StoreInfo:
     try:
         fields = json.loads(header)
-        named = fields["format"] == _FORMAT
-        version = int(fields["version"])
+        version = int(fields["version"]) if fields["format"] == _FORMAT else 0
     except (ValueError, TypeError, KeyError):
-        named, version = False, 0
-    if not named:
+        version = 0
+    if version < 1:
         raise ValueError(f"{path} does not begin like an n-gram store: build one with build_store.")
     if version > _VERSION:
         raise ValueError(

@@ -11,6 +11,7 @@ from cast_drafters.base import Drafter, TargetParts
 
 DRAFTERS: Final[Mapping[str, str]] = MappingProxyType(
     {
+        "draft-model": "cast_drafters.draft_model:DraftModelDrafter",
         "eagle": "cast_drafters.eagle.drafter:EagleDrafter",
         "ngram": "cast_drafters.ngram:NgramDrafter",
     }

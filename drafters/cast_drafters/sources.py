@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from cast_drafters.growth import Guess
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.suffix_index import SuffixIndex
 
@@ -93,20 +95,22 @@ class StoreSource(Source):
 
 
 def blend(
-    guesses: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]
-) -> dict[int, float]:
-    """Probabilities of the tokens that any source named.
+    predictions: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]
+) -> list[Guess]:
+    """The tokens that any source named. `source` is the number of the one that counted most.
 
-    A linear pool in which a source that knows little says little: each source's weight falls with
-    the probability that it left unassigned.
+    A linear pool in which a source that knows little says little: a source's weight falls with the
+    probability that it left unassigned.
     """
-    weights = [
-        weight * sum(share for _, share in one)
-        for one, weight in zip(guesses, weights, strict=True)
+    shares = [
+        weight * sum(p for _, p in one) for one, weight in zip(predictions, weights, strict=True)
     ]
-    total = sum(weights)
+    total = sum(shares)
     pooled: dict[int, float] = {}
-    for one, weight in zip(guesses, weights, strict=True):
-        for token, share in one:
-            pooled[token] = pooled.get(token, 0.0) + weight / total * share
-    return pooled
+    largest: dict[int, tuple[float, int]] = {}
+    for source, (one, share) in enumerate(zip(predictions, shares, strict=True)):
+        for token, p in one:
+            part = share / total * p
+            pooled[token] = pooled.get(token, 0.0) + part
+            largest[token] = max(largest.get(token, (0.0, source)), (part, source))
+    return [Guess(token, math.log(p), largest[token][1]) for token, p in pooled.items() if p]

@@ -21,11 +21,13 @@ class DraftTree:
     their children. Siblings may hold the same token.
     `log_probs_T` estimates the natural log-probability that the whole path to a node is accepted;
     it never rises along a path. Use `tree_from_arrays` where these rules are in doubt.
+    `sources_T` tells which of a drafter's sources proposed a node, where a drafter has several.
     """
 
     token_ids_T: NDArray[np.int64]
     parents_T: NDArray[np.int32]
     log_probs_T: NDArray[np.float64]
+    sources_T: NDArray[np.int8] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids_T)
@@ -66,9 +68,7 @@ class DraftTree:
         assert num_nodes >= 0, num_nodes
         if num_nodes >= len(self):
             return self
-        return DraftTree(
-            self.token_ids_T[:num_nodes], self.parents_T[:num_nodes], self.log_probs_T[:num_nodes]
-        )
+        return self._subtree(np.arange(num_nodes))
 
     def best(self, num_nodes: int) -> DraftTree:
         """The `num_nodes` most likely nodes, in the order they have here.
@@ -102,7 +102,8 @@ class DraftTree:
         renumbered_R = np.full(len(self) + 1, -1, np.int32)
         renumbered_R[kept + 1] = np.arange(len(kept))
         parents_T = renumbered_R[self.parents_T[kept] + 1]
-        return DraftTree(self.token_ids_T[kept], parents_T, self.log_probs_T[kept])
+        sources_T = None if self.sources_T is None else self.sources_T[kept]
+        return DraftTree(self.token_ids_T[kept], parents_T, self.log_probs_T[kept], sources_T)
 
 
 def tree_from_arrays(token_ids: ArrayLike, parents: ArrayLike, log_probs: ArrayLike) -> DraftTree:

@@ -85,18 +85,17 @@ def test_bounds_drop_the_rarest_of_the_highest_order(
     kept, there = found(store, tail), found(whole, tail)
     assert kept == there[len(there) - len(kept) :], "what stays stays as it was"
     assert all(total >= min_count for _, total, *_ in kept)
-    followers = brute_force(sequences, 5)
-    totals: dict[int, list[tuple[int, bool]]] = defaultdict(list)
-    for context in followers:
-        for (order, total, *_), *_ in [found(whole, context)[:1]]:
-            if order == len(context):
-                totals[order].append((total, len(found(store, context)) == order))
     room = max_entries
-    for order in sorted(totals):
-        common = sorted((pair for pair in totals[order] if pair[0] >= min_count), reverse=True)
-        kept_totals = [total for total, is_kept in common if is_kept]
-        assert kept_totals == [total for total, _ in common][: max(0, room)]
-        room -= len(kept_totals)
+    for order in range(1, 6):
+        totals_and_fate: list[tuple[int, bool]] = []
+        for context in brute_force(sequences, 5):
+            there = found(whole, context)
+            if len(context) == len(there) == order:
+                totals_and_fate.append((there[0][1], len(found(store, context)) == order))
+        common = sorted((total for total, _ in totals_and_fate if total >= min_count), reverse=True)
+        stays = sorted((total for total, stayed in totals_and_fate if stayed), reverse=True)
+        assert stays == common[:room]
+        room -= len(stays)
 
 
 @calm

@@ -10,7 +10,6 @@ position p: it depends on no token after p, so blocks with equal prefixes can be
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -226,8 +225,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         for (one, node), tokens, log_probs in zip(
             nodes, ids, top.values.exp().tolist(), strict=True
         ):
-            guessed = [(list(zip(tokens, log_probs, strict=True)), self._head_weight)]
-            self._pool(one, node, guessed)
+            self._pool(one, node, list(zip(tokens, log_probs, strict=True)))
 
     def _go_on_without_head(self, growth: _Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""
@@ -237,15 +235,13 @@ class EagleDrafter(Drafter, HiddenObserver):
                 return
             self._pool(growth, open_nodes[0], [])
 
-    def _pool(
-        self, growth: _Growth, node: int, guessed: list[tuple[list[tuple[int, float]], float]]
-    ) -> None:
+    def _pool(self, growth: _Growth, node: int, guessed: list[tuple[int, float]]) -> None:
+        """Children from the head, source 0, and from all other sources."""
         tail = growth.tree.tail(node, TAIL)
-        width = growth.context.limits.max_width
-        for source, weight in self._sources:
-            guessed.append((source.predict(growth.context.request_id, tail, width), weight))
-        pooled = blend([one for one, _ in guessed], [weight for _, weight in guessed])
-        growth.tree.add_children(node, [(token, math.log(p)) for token, p in pooled.items()])
+        request_id, width = growth.context.request_id, growth.context.limits.max_width
+        others = [source.predict(request_id, tail, width) for source, _ in self._sources]
+        weights = [self._head_weight, *(weight for _, weight in self._sources)]
+        growth.tree.add_children(node, blend([guessed, *others], weights))
 
 
 class _Growth:

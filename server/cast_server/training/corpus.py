@@ -7,6 +7,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
+
+_HELD_OUT: Final = 32  # one conversation in so many is never trained on
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,10 @@ class Conversation:
     temperature: float
     prompt: list[int]
     answer: list[int]
+
+    @property
+    def is_held_out(self) -> bool:
+        return self.id % _HELD_OUT == 0
 
     @property
     def num_features(self) -> int:

@@ -12,8 +12,6 @@ from cast_drafters.eagle.unroll import Piece
 from cast_server.training.corpus import Conversation, read
 from cast_server.training.features import FeatureFile
 
-_HELD_OUT: int = 32  # one conversation in so many is never trained on
-
 
 class Dataset:
     """The layer ids of the features are those of the head's taps, then the target's last state.
@@ -50,7 +48,7 @@ class Dataset:
             begin += one.num_features
 
     def is_held_out(self, index: int) -> bool:
-        return self.conversations[index].id % _HELD_OUT == 0
+        return self.conversations[index].is_held_out
 
     def num_tokens(self, index: int) -> int:
         return self.conversations[index].num_features

@@ -7,6 +7,7 @@ goes on where it was, and the corpus is the same however many are made at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +50,11 @@ class Generator:
         self._concurrency = concurrency
         self._before, self._after = _user_turn_marks(core.tokenizer)
         self._active: dict[str, Conversation] = {}
+        self._prompts: Seq[list[int]] | None = None
 
-    def run(self, count: int) -> None:
+    def run(self, count: int, prompts: Seq[list[int]] | None = None) -> None:
+        """With `prompts`, those are answered, round and round; without, the target makes them."""
+        self._prompts = prompts
         done = repair(self._path)
         self._features.repair(self._path)
         todo = iter([i for i in range(count) if i not in done])
@@ -68,6 +72,11 @@ class Generator:
         return True
 
     def _begin(self, index: int) -> None:
+        if self._prompts is not None:
+            prompt = self._prompts[index % len(self._prompts)]
+            temperature = _TEMPERATURES[index % len(_TEMPERATURES)]
+            self._answer(Conversation(index, "given", temperature, prompt, []))
+            return
         task = _NAMES[index % len(_NAMES)]
         before, _ = _user_turn_marks(self._core.tokenizer, TASKS[task].system)
         prompt = [*before, *self._encode(self._opener(index))]
@@ -108,10 +117,12 @@ class Generator:
             return 1
         turn = [*self._encode(self._opener(one.id)), *one.answer]
         prompt = [*self._before, *self._strip(turn), *self._after]
-        params = SamplingParams(temperature=one.temperature, max_tokens=self._answer_tokens)
-        asked = Conversation(one.id, one.task, one.temperature, prompt, [])
-        self._ask(f"answer-{one.id}", asked, params)
+        self._answer(Conversation(one.id, one.task, one.temperature, prompt, []))
         return 0
+
+    def _answer(self, asked: Conversation) -> None:
+        params = SamplingParams(temperature=asked.temperature, max_tokens=self._answer_tokens)
+        self._ask(f"answer-{asked.id}", asked, params)
 
     def _strip(self, turn: list[int]) -> list[int]:
         while turn and turn[-1] in self._core.eos_token_ids:

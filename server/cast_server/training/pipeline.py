@@ -1,0 +1,189 @@
+"""From nothing but a target model to a head that can be served: make, learn, publish.
+
+Every stage leaves files in one directory and takes up from them, so a run can be killed at any time
+and started again with the same command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cast_drafters.eagle.checkpoint import write_head
+from cast_drafters.eagle.config import HeadConfig, default_layer_ids
+from cast_drafters.eagle.head import EagleHead
+from cast_drafters.ngram_store import build_store
+from cast_server.build import build_core
+from cast_server.config import EngineConfig
+from cast_server.errors import ConfigError
+from cast_server.model_files import load_model, resolve_model
+from cast_server.training.corpus import read
+from cast_server.training.dataset import Dataset
+from cast_server.training.generate import Generator
+from cast_server.training.report import write_card, write_curves
+from cast_server.training.start import draft_vocabulary, head_config, start_head
+from cast_server.training.trainer import HeadTrainer, TrainingSettings
+
+STORE_FILE: Final = "ngrams.store"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that a head depends on, but for the machine. `prompts` is a user's file, or None."""
+
+    model: str
+    conversations: int
+    answer_tokens: int
+    draft_vocab_size: int
+    layer_ids: tuple[int, ...] | None
+    prompts: str | None
+    settings: TrainingSettings
+
+
+class Pipeline:
+    """Works in `directory`: corpus.jsonl, corpus.features, training/ and, at the end, head/."""
+
+    def __init__(self, recipe: Recipe, directory: Path) -> None:
+        self.recipe = recipe
+        self.directory = directory
+        self._corpus = directory / "corpus.jsonl"
+        self._check()
+
+    def make(self, concurrency: int = 64) -> None:
+        """The corpus: prompts made by the target or taken from a file, answers by the target."""
+        model, tokenizer = load_model(resolve_model(self.recipe.model), torch.bfloat16)
+        layer_ids = self._taps(model)
+        config = EngineConfig(
+            model=self.recipe.model,
+            policy="off",
+            max_num_seqs=concurrency,
+            kv_cache_tokens=concurrency * 1024,
+        )
+        core = build_core(config, model, tokenizer)
+        generator = Generator(core, self._corpus, layer_ids, self.recipe.answer_tokens, concurrency)
+        prompts = (
+            read_prompts(Path(self.recipe.prompts), tokenizer) if self.recipe.prompts else None
+        )
+        generator.run(self.recipe.conversations, prompts)
+
+    def learn(self) -> None:
+        """The head, from the last checkpoint on."""
+        model, _ = load_model(resolve_model(self.recipe.model), torch.float32)
+        config, ids = self._config_and_vocabulary(model)
+        trainer = HeadTrainer(
+            start_head(model, config, ids, self.recipe.settings.seed),
+            self._dataset(model),
+            model.get_input_embeddings().weight.detach().bfloat16(),
+            model.get_output_embeddings().weight.detach()[ids].bfloat16(),
+            self.recipe.settings,
+            self.directory / "training",
+        )
+        with tqdm(total=self.recipe.settings.num_steps, desc="training", unit="step") as bar:
+
+            def report(step: int, entry: dict[str, Any]) -> None:
+                bar.update(step + 1 - bar.n)
+                held_out = trainer.history.held_out
+                agreed = held_out[-1]["agreement"] if held_out else entry["agreement"]
+                shown = " ".join(f"{share:.2f}" for share in agreed)
+                bar.set_postfix_str(f"loss {entry['loss']:.2f}, agreement by depth {shown}")
+
+            trainer.run(report)
+
+    def publish(self) -> Path:
+        """head/: the head in EAGLE-3 format, the n-gram store, curves and a card."""
+        model, _ = load_model(resolve_model(self.recipe.model), torch.float32)
+        config, ids = self._config_and_vocabulary(model)
+        state = torch.load(self.directory / "training" / "checkpoint.pt", weights_only=True)
+        head = EagleHead(config)
+        head.load_state_dict(state["head"])
+        target = self.directory / "head"
+        tensors = {name: p.detach().bfloat16() for name, p in head.named_parameters()}
+        write_head(target, config, tensors | {"draft_token_ids": ids}, type(model).__name__)
+        conversations = [one for one in read(self._corpus) if not one.is_held_out]
+        build_store(
+            [[*one.prompt, *one.answer] for one in conversations],
+            target / STORE_FILE,
+            vocab_size=config.vocab_size,
+            provenance={"model": self.recipe.model, "conversations": len(conversations)},
+        )
+        history = state["history"]
+        (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
+        write_curves(history, target / "curves.png")
+        write_card(self.recipe, config, state["step"], conversations, history, target / "README.md")
+        return target
+
+    def _check(self) -> None:
+        """One directory, one recipe; only more conversations and more steps are fine."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / "recipe.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            fixed = {"conversations", "settings"}
+            wish = json.loads(json.dumps(asdict(self.recipe)))
+            for name in known.keys() - fixed:
+                if known[name] != wish[name]:
+                    raise ConfigError(
+                        f"{self.directory} was begun with {name} {known[name]!r}, not "
+                        f"{wish[name]!r}: choose another --out, or go on as it was begun."
+                    )
+        path.write_text(json.dumps(asdict(self.recipe), indent=1) + "\n")
+
+    def _taps(self, model: Any) -> tuple[int, ...]:
+        """The layers that the head reads and, last of all, the end of the target."""
+        num_layers = model.config.get_text_config().num_hidden_layers
+        return (*(self.recipe.layer_ids or default_layer_ids(num_layers)), num_layers)
+
+    def _dataset(self, model: Any) -> Dataset:
+        width = model.config.get_text_config().hidden_size
+        return Dataset(self._corpus, (len(self._taps(model)), width), final_norm(model))
+
+    def _config_and_vocabulary(self, model: Any) -> tuple[HeadConfig, Tensor]:
+        """The vocabulary is chosen once, from the corpus as it was then."""
+        path = self.directory / "training" / "draft_token_ids.pt"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            vocab_size = model.config.get_text_config().vocab_size
+            size = min(self.recipe.draft_vocab_size, vocab_size)
+            torch.save(draft_vocabulary(read(self._corpus), vocab_size, size), path)
+        ids = torch.load(path, weights_only=True)
+        return head_config(model, self._taps(model)[:-1], len(ids)), ids
+
+
+def final_norm(model: Any) -> Callable[[Tensor], Tensor]:
+    """What the target does to its last hidden state before its output rows; float32."""
+    decoder = model.get_decoder()
+    norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
+    if norm is None:
+        raise ConfigError(f"cast-train does not find the final norm of {type(model).__name__}.")
+
+    @torch.no_grad()
+    def apply(hidden: Tensor) -> Tensor:
+        normed: Tensor = norm(hidden.float())
+        return normed
+
+    return apply
+
+
+def read_prompts(path: Path, tokenizer: Any) -> list[list[int]]:
+    """Token ids of a file with a {"prompt": "..."} or {"messages": [...]} a line."""
+    prompts: list[list[int]] = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            messages = entry.get("messages") or [{"role": "user", "content": entry["prompt"]}]
+            ids = tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=False
+            )
+        except Exception as cause:
+            raise ConfigError(
+                f'{path}, line {number}: need a JSON object with "prompt" or "messages" ({cause}).'
+            ) from cause
+        prompts.append(ids)
+    return prompts
