@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from cast_drafters.base import DraftContext, Drafter, TargetParts, VerifyResult
-from cast_drafters.growth import ROOT, GrowingTree
+from cast_drafters.growth import ROOT, GrowingTree, Guess
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
 # Models of one family pad the rows of one tokenizer differently, Qwen2.5 by 128, Pythia by 384.
@@ -123,17 +123,17 @@ class DraftModelDrafter(Drafter):
         log_probs_V = logits_V.log_softmax(-1)[: self._vocab_size]
         top = log_probs_V.topk(min(width, len(log_probs_V)))
         first = len(tree.nodes)  # `GrowingTree` adds the likeliest first
-        guesses = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        tree.add_children(tip, guesses)
+        tree.add_children(tip, map(Guess, top.indices.tolist(), top.values.tolist()))
         return first
 
     def _feed(self, cache: Any, token_ids: Sequence[int]) -> Tensor:
         """Reads `token_ids`, at least one, into the cache; the last one's logits, float32 [V]."""
         # Ids in the target's padding have no row here; nothing says them, so any other will do.
-        ids = torch.tensor(token_ids).clamp_(max=self._num_embeddings - 1).to(self._device)
-        for piece in ids.unsqueeze(0).split(self._chunk, dim=1):
+        ids_1L = torch.tensor([token_ids]).clamp_(max=self._num_embeddings - 1).to(self._device)
+        for begin in range(0, len(token_ids), self._chunk):
+            piece_1L = ids_1L[:, begin : begin + self._chunk]
             out = self._model(
-                input_ids=piece, past_key_values=cache, use_cache=True, logits_to_keep=1
+                input_ids=piece_1L, past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         logits_V: Tensor = out.logits[0, -1].float()
         return logits_V

@@ -68,7 +68,9 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
 
 
 def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
-    options = {"head": Path(config.head)} if config.head else {}
+    options: dict[str, Any] = {"head": Path(config.head)} if config.head else {}
+    if config.drafter == "eagle":
+        options["sources"] = [name for name in config.draft_sources.split(",") if name]
     target = TargetParts(
         name=config.model,
         model=runner.model,

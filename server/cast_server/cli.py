@@ -38,7 +38,7 @@ examples:
 """
 
 _MODEL_FIELDS = ("model", "dtype", "device", "threads")
-_SPECULATION_FIELDS = ("drafter", "head", "policy", "max_draft_rows")
+_SPECULATION_FIELDS = ("drafter", "head", "draft_sources", "policy", "max_draft_rows")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,6 +27,11 @@ class EngineConfig(BaseModel):
         description="directory of a draft head for --drafter eagle; default: the one that ships "
         "for the model",
     )
+    draft_sources: str = Field(
+        "text,store",
+        description="what --drafter eagle uses beside the head, separated by commas: text (earlier "
+        "in the same sequence), store (n-grams of the model's own writing)",
+    )
     policy: str = Field(
         "tree:8",
         description="how far to draft: off, chain:K (K tokens in a row) or tree:N (N nodes)",

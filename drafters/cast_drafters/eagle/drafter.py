@@ -81,6 +81,11 @@ class EagleDrafter(Drafter, HiddenObserver):
         A file `ngrams.store` beside it is the source "store". Raises `ValueError`, a sentence on
         what cannot be loaded or does not fit the target.
         """
+        unknown = set(sources) - set(SOURCES)
+        if unknown:
+            raise ValueError(
+                f"Draft source {min(unknown)!r} is unknown; choose {' or '.join(SOURCES)}."
+            )
         directory = head or shipped_head(target.name)
         shape = TargetShape(target.hidden_size, target.vocab_size, target.num_layers)
         config, tensors = read_head(directory, shape)

@@ -27,6 +27,13 @@ class KeyValues:
     v_NKD: Tensor
 
 
+class RMSNorm(nn.RMSNorm):
+    """In float32, whatever autocast makes of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight, self.eps)
+
+
 class Attention(nn.Module):
     """Grouped-query attention over embedding and hidden state side by side (2H wide)."""
 
@@ -75,9 +82,9 @@ class Layer(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.rms_norm_eps
-        self.hidden_norm = nn.RMSNorm(size, eps)
-        self.input_layernorm = nn.RMSNorm(size, eps)
-        self.post_attention_layernorm = nn.RMSNorm(size, eps)
+        self.hidden_norm = RMSNorm(size, eps)
+        self.input_layernorm = RMSNorm(size, eps)
+        self.post_attention_layernorm = RMSNorm(size, eps)
         self.self_attn = Attention(config)
         self.mlp = Mlp(config)
 
@@ -91,7 +98,7 @@ class EagleHead(nn.Module):
         size = config.hidden_size
         self.fc = nn.Linear(3 * config.target_hidden_size, size, bias=False)
         self.layer = Layer(config)
-        self.norm = nn.RMSNorm(size, config.rms_norm_eps)
+        self.norm = RMSNorm(size, config.rms_norm_eps)
         self.lm_head = nn.Linear(size, config.draft_vocab_size, bias=False)
 
     def begin(

@@ -10,7 +10,7 @@ Shape suffixes: N rows of several sequences side by side, A those of them that a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,15 @@ class StepLoss:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the head says at one depth: row a is about token `place_A[a]` of piece `piece_A[a]`."""
+
+    logits_AV: Tensor
+    piece_A: Tensor
+    place_A: Tensor
+
+
 def unroll(
     head: EagleHead,
     embedding_VE: Tensor,
@@ -55,49 +64,51 @@ def unroll(
 
     target_rows_VE: the target's output rows of the draft vocabulary.
     """
+    finals = torch.cat([one.final_TE for one in pieces])
+    begins_B = torch.tensor([0, *(len(one.final_TE) for one in pieces)]).cumsum(0)
+    return [
+        _loss(step.logits_AV, finals[begins_B[step.piece_A] + step.place_A - 1], target_rows_VE)
+        for step in run(head, embedding_VE, pieces, num_steps)
+    ]
+
+
+def run(
+    head: EagleHead, embedding_VE: Tensor, pieces: Sequence[Piece], num_steps: int
+) -> Iterator[Step]:
+    """One step after the other."""
     sizes = [len(one.token_ids_T) - 2 for one in pieces]
     firsts = [min(one.first_label, size) for one, size in zip(pieces, sizes, strict=True)]
+    tokens_N = torch.cat([one.token_ids_T[1 : n + 1] for one, n in zip(pieces, sizes, strict=True)])
     features = torch.cat([one.features_TF[:n] for one, n in zip(pieces, sizes, strict=True)])
-    tokens = torch.cat([one.token_ids_T[1 : n + 1] for one, n in zip(pieces, sizes, strict=True)])
-    positions = torch.cat([torch.arange(n) for n in sizes])
+    positions_N = torch.cat([torch.arange(n) for n in sizes])
     hidden_NH = head.fc(features)
-    q_NHD, kv = head.begin(F.embedding(tokens, embedding_VE), hidden_NH, positions)
-    attended = _attend_causally(q_NHD, kv, sizes)
-    hidden_NH = head.end(hidden_NH, attended)
+    q_NHD, kv = head.begin(F.embedding(tokens_N, embedding_VE), hidden_NH, positions_N)
+    hidden_NH = head.end(hidden_NH, _attend_causally(q_NHD, kv, sizes))
 
     bounds = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    rows = torch.cat(
-        [torch.arange(b + f, b + n) for b, f, n in zip(bounds, firsts, sizes, strict=False)]
-    )
+    rows = [torch.arange(b + f, b + n) for b, f, n in zip(bounds, firsts, sizes, strict=False)]
     first_keys = [
         KeyValues(kv.k_NKD[b : b + n], kv.v_NKD[b : b + n])
         for b, n in zip(bounds, sizes, strict=False)
     ]
-    owner = torch.cat(
-        [torch.full((n - f,), i) for i, (f, n) in enumerate(zip(firsts, sizes, strict=True))]
-    )
-    local = positions[rows]
-    length = torch.tensor(sizes)[owner]
-    hidden_AH = hidden_NH[rows]
+    owner_A = torch.cat([torch.full((len(one),), i) for i, one in enumerate(rows)])
+    local_A = positions_N[torch.cat(rows)]
+    size_A = torch.tensor(sizes)[owner_A]
+    hidden_AH = hidden_NH[torch.cat(rows)]
     all_tokens = torch.cat([one.token_ids_T for one in pieces])
-    finals = torch.cat([one.final_TE for one in pieces])
-    token_bounds = torch.tensor([0, *(len(one.token_ids_T) for one in pieces)]).cumsum(0)[owner]
-    final_bounds = torch.tensor([0, *(len(one.final_TE) for one in pieces)]).cumsum(0)[owner]
-    losses: list[StepLoss] = []
+    token_begin_A = torch.tensor([0, *(n + 2 for n in sizes)]).cumsum(0)[owner_A]
     chain: list[KeyValues] = []
-    alive = torch.ones(len(rows), dtype=torch.bool)
     for step in range(num_steps):
         if step:
-            token = all_tokens[token_bounds + (local + 1 + step).clamp(max=length + 1)]
-            embedded = F.embedding(token, embedding_VE)
-            q_AHD, own = head.begin(embedded, hidden_AH, local + step)
+            token_A = all_tokens[token_begin_A + (local_A + 1 + step).clamp(max=size_A + 1)]
+            embedded = F.embedding(token_A, embedding_VE)
+            q_AHD, own = head.begin(embedded, hidden_AH, local_A + step)
             chain.append(own)
-            attended = _attend_chain(q_AHD, first_keys, chain, owner, local)
+            attended = _attend_chain(q_AHD, first_keys, chain, owner_A, local_A)
             hidden_AH = head.end(hidden_AH, attended)
-        alive = local + step < length
-        label_rows = (final_bounds + (local + 1 + step).clamp(max=length))[alive]
-        losses.append(_loss(head.logits(hidden_AH[alive]), finals[label_rows], target_rows_VE))
-    return losses
+        is_inside = local_A + step < size_A
+        place_A = (local_A + 2 + step)[is_inside]
+        yield Step(head.logits(hidden_AH[is_inside]), owner_A[is_inside], place_A)
 
 
 def _loss(logits_AV: Tensor, final_AE: Tensor, target_rows_VE: Tensor) -> StepLoss:
