@@ -61,13 +61,16 @@ class GrowingTree:
     def add_children(self, node: int, guesses: Iterable[Guess]) -> None:
         """The likeliest few guesses stay."""
         above = self.nodes[node].log_prob if node >= 0 else 0.0
-        depth = self.nodes[node].depth + 1 if node >= 0 else 1
+        depth = self.depth(node) + 1
         for token, log_prob, source in nlargest(self.limits.max_width, guesses, key=_log_prob):
             self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob), source))
         if node >= 0:
             self.nodes[node].has_children = True
         else:
             self._root_has_children = True
+
+    def depth(self, node: int) -> int:
+        return self.nodes[node].depth if node >= 0 else 0
 
     def frontier(self, width: int) -> list[int]:
         """The likeliest nodes without children that could still have some in the final tree."""

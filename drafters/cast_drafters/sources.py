@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from cast_drafters.growth import Guess
 from cast_drafters.ngram_store import NgramStore
+from cast_drafters.pool import Prediction
 from cast_drafters.suffix_index import SuffixIndex
 
 TAIL: Final = 6  # tokens that any source looks back on
@@ -20,7 +19,7 @@ _MAX_OCCURRENCES: Final = 16
 
 
 class Source(Protocol):
-    """`predict` gives tokens with probabilities that sum to at most 1; the rest is not knowing."""
+    """Predicts the next token behind `tail`, the last tokens of a sequence and of a draft."""
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None: ...
 
@@ -28,9 +27,7 @@ class Source(Protocol):
 
     def release(self, request_id: str) -> None: ...
 
-    def predict(
-        self, request_id: str, tail: Sequence[int], width: int
-    ) -> list[tuple[int, float]]: ...
+    def predict(self, request_id: str, tail: Sequence[int], width: int) -> Prediction: ...
 
 
 class TextSource(Source):
@@ -55,19 +52,21 @@ class TextSource(Source):
         self._indexes.pop(request_id, None)
         self._texts.pop(request_id, None)
 
-    def predict(self, request_id: str, tail: Sequence[int], width: int) -> list[tuple[int, float]]:
+    def predict(self, request_id: str, tail: Sequence[int], width: int) -> Prediction:
         text = self._texts[request_id]
+        longest = 0
         evidence: dict[int, float] = {}
         freshness = 1.0
         for position, matched in self._indexes[request_id].matches(tail).items():
             if position < len(text):
+                longest = max(longest, matched)
                 weight = freshness * _EVIDENCE[min(matched, len(_EVIDENCE) - 1)]
                 token = text[position]
                 evidence[token] = evidence.get(token, 0.0) + weight
                 freshness *= _FADING
         total = 1.0 + sum(evidence.values())
         likeliest = sorted(evidence, key=evidence.__getitem__, reverse=True)[:width]
-        return [(token, evidence[token] / total) for token in likeliest]
+        return Prediction(longest, [(token, evidence[token] / total) for token in likeliest])
 
 
 class StoreSource(Source):
@@ -90,27 +89,7 @@ class StoreSource(Source):
         request_id: str,  # noqa: ARG002
         tail: Sequence[int],
         width: int,
-    ) -> list[tuple[int, float]]:
-        return [(token, share) for token, share, _ in self._store.predict(tail, width)]
-
-
-def blend(
-    predictions: Sequence[Sequence[tuple[int, float]]], weights: Sequence[float]
-) -> list[Guess]:
-    """The tokens that any source named. `source` is the number of the one that counted most.
-
-    A linear pool in which a source that knows little says little: a source's weight falls with the
-    probability that it left unassigned.
-    """
-    shares = [
-        weight * sum(p for _, p in one) for one, weight in zip(predictions, weights, strict=True)
-    ]
-    total = sum(shares)
-    pooled: dict[int, float] = {}
-    largest: dict[int, tuple[float, int]] = {}
-    for source, (one, share) in enumerate(zip(predictions, shares, strict=True)):
-        for token, p in one:
-            part = share / total * p
-            pooled[token] = pooled.get(token, 0.0) + part
-            largest[token] = max(largest.get(token, (0.0, source)), (part, source))
-    return [Guess(token, math.log(p), largest[token][1]) for token, p in pooled.items() if p]
+    ) -> Prediction:
+        found = self._store.predict(tail, width)
+        longest = max((order for *_, order in found), default=0)
+        return Prediction(longest, [(token, share) for token, share, _ in found])

@@ -36,9 +36,7 @@ def tiny_eagle() -> Drafter:
     target = plain_head.target(NUM_SLOTS)
     drafter = EagleDrafter(
         ServedHead(config, plain_head.weights(config), target, 64),
-        NUM_SLOTS,
-        64,
-        [(TextSource(), 1.0)],
+        text=TextSource(),
     )
     torch.manual_seed(0)
     hidden = [torch.randn(NUM_SLOTS, plain_head.WIDTH) for _ in range(3)]

@@ -30,8 +30,10 @@ __all__ = ["HeadFormatError", "read_head", "write_head"]
 
 _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 _INDEX, _PICKLE = "model.safetensors.index.json", "pytorch_model.bin"
-_MAX_NAMED: Final = 5
-_VOCABULARY: Final = ("d2t", "t2d")
+_SAME_HEAD: Final = f"use weights and {_CONFIG} of the same head"
+_SWITCHES: Final = ("norm_before_residual", "norm_before_fc", "fc_norm", "norm_output")
+_FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
+_WHOLE: Final = (torch.int64, torch.int32, torch.uint8, torch.bool)
 _PREFIX: Final = re.compile(r"^(?:(?:model|eagle|draft_model|module)\.)+")
 _LAYER: Final = re.compile(r"^(?:midlayer|layers\.0)\.")
 _MORE_LAYERS: Final = re.compile(r"^layers\.[1-9]")
@@ -47,20 +49,16 @@ def read_head(directory: Path, target: TargetShape) -> tuple[HeadConfig, dict[st
     supported or do not fit the target.
     """
     if not directory.is_dir():
-        raise HeadFormatError(
-            f"There is no directory {directory}; nothing is downloaded, so put the head's "
-            f"{_CONFIG} and {_WEIGHTS} there first."
-        )
-    path = directory / _CONFIG
-    with _in_file(path):
-        config = parse_config(_read_json(path), target)
+        raise HeadFormatError(f"There is no directory {directory}; heads are not downloaded.")
+    with _in_file(directory / _CONFIG):
+        config = parse_config(_read_json(directory / _CONFIG), target)
     path = _find_weights(directory)
     found = _read_weights(path)
     with _in_file(path):
         tensors = _rename(found)
-        vocabulary = {name: tensors.pop(name) for name in _VOCABULARY if name in tensors}
+        d2t, t2d = tensors.pop("d2t", None), tensors.pop("t2d", None)
         _check_tensors(config, tensors)
-        tensors["draft_token_ids"] = _draft_token_ids(config, vocabulary)
+        tensors["draft_token_ids"] = _draft_token_ids(config, d2t, t2d)
     return config, tensors
 
 
@@ -92,9 +90,6 @@ def write_head(
     _replace(directory / _CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-# Files
-
-
 @contextmanager
 def _in_file(path: Path) -> Iterator[None]:
     """Puts the file's name before what is wrong with it."""
@@ -109,42 +104,44 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise HeadFormatError("the file is missing; copy it from where the head was published.")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("it holds no JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise HeadFormatError(f"the file is damaged ({error}); copy it again.") from error
-    if not isinstance(document, dict):
-        raise HeadFormatError(f"expected a JSON object, got {type(document).__name__}.")
     return document
 
 
 def _find_weights(directory: Path) -> Path:
-    names = (_WEIGHTS, _INDEX, _PICKLE)
-    for name in names:
+    for name in (_WEIGHTS, _INDEX, _PICKLE):
         if (directory / name).is_file():
             return directory / name
-    raise HeadFormatError(
-        f"{directory}: there are no weights; copy the head's {' or '.join(names[::2])} there."
-    )
+    raise HeadFormatError(f"{directory} holds no weights; copy {_WEIGHTS} or {_PICKLE} there.")
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    if path.name != _INDEX:
+    paths = [path]
+    if path.name == _INDEX:
         with _in_file(path):
-            return _read_tensors(path)
-    with _in_file(path):
-        shards = _read_json(path).get("weight_map")
-        names = list(shards.values()) if isinstance(shards, dict) else [None]
-        if not all(isinstance(name, str) and Path(name).name == name for name in names):
-            raise HeadFormatError("weight_map must map tensors to files beside it; copy it again.")
+            paths = [path.with_name(name) for name in _shards(_read_json(path))]
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(names)):
-        with _in_file(path.with_name(name)):
-            tensors |= _read_tensors(path.with_name(name))
+    for one in paths:
+        with _in_file(one):
+            tensors |= _read_tensors(one)
     return tensors
+
+
+def _shards(index: dict[str, Any]) -> list[str]:
+    shards = index.get("weight_map")
+    names = set(map(str, shards.values())) if isinstance(shards, dict) else {""}
+    if not all(name == Path(name).name != "" for name in names):
+        raise HeadFormatError("weight_map must map tensors to files beside it; copy it again.")
+    return sorted(names)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise HeadFormatError(f"{_INDEX} names the file, but it is missing; copy it too.")
+    loaded: Any
     try:
         if path.suffix == ".safetensors":
             loaded = load_file(path)
@@ -156,8 +153,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             f"the file is damaged ({type(error).__name__}: {reason}); copy it again, with "
             "`git lfs pull` in a git checkout."
         ) from error
-    is_head = isinstance(loaded, dict) and all(isinstance(t, Tensor) for t in loaded.values())
-    if not is_head:
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise HeadFormatError("expected names and tensors; save the head's state_dict() alone.")
     return loaded
 
@@ -171,9 +167,6 @@ def _replace(path: Path, write: Callable[[Path], object]) -> None:
         scratch.unlink(missing_ok=True)
 
 
-# Tensors
-
-
 def _rename(found: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for name, tensor in found.items():
@@ -181,9 +174,7 @@ def _rename(found: dict[str, Tensor]) -> dict[str, Tensor]:
         if _IGNORED.search(short):
             continue
         if _MORE_LAYERS.match(short):
-            raise HeadFormatError(
-                f"{name} belongs to a second layer, but only heads of one layer are supported."
-            )
+            raise HeadFormatError(f"{name} is of a second layer, but only one is supported.")
         short = _LAYER.sub("layer.", short)
         if short in tensors:
             raise HeadFormatError(f"{name} is there under two names; remove one of them.")
@@ -198,127 +189,86 @@ def _published(name: str, config: HeadConfig) -> str:
 
 
 def _check_tensors(config: HeadConfig, tensors: dict[str, Tensor]) -> None:
+    """Raises `HeadFormatError` unless these are the tensors of such a head."""
     shapes = tensor_shapes(config)
     optional = {"layer.self_attn.o_proj.bias"}
     if config.hidden_size == config.target_hidden_size:
         optional.add("embed_tokens.weight")  # the target's will do
-    if missing := shapes.keys() - optional - tensors.keys():
-        raise HeadFormatError(
-            f"{_names(missing, config)} missing, which an EAGLE-{config.version} head with this "
-            f"{_CONFIG} has; copy the weights again or correct {_CONFIG}{_hint(missing)}."
-        )
-    if extra := tensors.keys() - shapes.keys():
-        raise HeadFormatError(
-            f"{_names(extra, config)} unexpected: an EAGLE-{config.version} head with this "
-            f"{_CONFIG} has no such thing; correct {_CONFIG}{_hint(extra)} or name another head."
-        )
-    for name, shape in shapes.items():
-        tensor = tensors.get(name)
-        if tensor is not None and tuple(tensor.shape) != shape:
+    missing = shapes.keys() - optional - tensors.keys(), "missing but expected"
+    extra = tensors.keys() - shapes.keys(), "there but not expected"
+    for names, problem in (missing, extra):
+        if names:
             raise HeadFormatError(
-                f"{_published(name, config)} has the shape {list(tensor.shape)}, but {_CONFIG} "
-                f"says {list(shape)}; use weights and {_CONFIG} of the same head."
+                f"{_listed(names, config)} {problem} by the {_CONFIG} of an EAGLE-{config.version} "
+                f'head; correct its "bias", "attention_bias", "fc_norm" or "norm_before_fc", or '
+                f"{_SAME_HEAD}."
             )
-        if tensor is not None and tensor.dtype not in (torch.float, torch.half, torch.bfloat16):
-            raise HeadFormatError(
-                f"{_published(name, config)} is stored as {tensor.dtype}, but float16, bfloat16 or "
-                "float32 is expected; name the unquantised head."
-            )
+    for name, tensor in sorted(tensors.items()):
+        _check_tensor(_published(name, config), tensor, shapes[name], _FLOATS)
 
 
-def _names(names: Iterable[str], config: HeadConfig) -> str:
+def _check_tensor(
+    name: str, tensor: Tensor, shape: tuple[int, ...], dtypes: tuple[torch.dtype, ...]
+) -> Tensor:
+    if tuple(tensor.shape) != shape or tensor.dtype not in dtypes:
+        expected = "unquantised floats" if dtypes is _FLOATS else "whole numbers"
+        raise HeadFormatError(
+            f"{name} is {tensor.dtype} {list(tensor.shape)}, but {_CONFIG} asks for {expected} "
+            f"{list(shape)}; {_SAME_HEAD}."
+        )
+    return tensor
+
+
+def _listed(names: Iterable[str], config: HeadConfig) -> str:
     """At most five names and a verb."""
     listed = sorted(_published(name, config) for name in names)
-    text = ", ".join(listed[:_MAX_NAMED])
-    if len(listed) > _MAX_NAMED:
-        text += f" and {len(listed) - _MAX_NAMED} more"
-    return f"{text} {'is' if len(listed) == 1 else 'are'}"
+    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
+    return f"{', '.join(listed[:5])}{more} {'is' if len(listed) == 1 else 'are'}"
 
 
-def _hint(names: Iterable[str]) -> str:
-    """Which fields of config.json govern one of these tensors."""
-    text = " ".join(names)
-    fields = {
-        "fc.bias": "bias",
-        "_proj.bias": "attention_bias",
-        "fc_norm.": "fc_norm",
-        "input_norm.": "norm_before_fc",
-    }
-    matches = [f'"{field}"' for part, field in fields.items() if part in text]
-    return f" ({', '.join(matches)})" if matches else ""
-
-
-# Vocabulary
-
-
-def _draft_token_ids(config: HeadConfig, vocabulary: dict[str, Tensor]) -> Tensor:
-    size = config.draft_vocab_size
+def _draft_token_ids(config: HeadConfig, d2t: Tensor | None, t2d: Tensor | None) -> Tensor:
+    """d2t holds target id minus draft id, [Vd]; t2d marks the target's tokens kept, [V]."""
+    size, vocab_size = config.draft_vocab_size, config.vocab_size
     ids = torch.arange(size)
-    offsets, kept = vocabulary.get("d2t"), vocabulary.get("t2d")
-    if offsets is None and size < config.vocab_size:
-        raise HeadFormatError(
-            f"d2t is missing, which maps the {size} draft tokens to the target's "
-            f"{config.vocab_size}; copy the weights again."
-        )
-    if offsets is not None:
-        _check_vector("d2t", offsets, size)
-        ids = ids + offsets.long()  # d2t holds target id minus draft id
-    outside = (ids < 0) | (ids >= config.vocab_size)
+    if d2t is not None:
+        ids += _check_tensor("d2t", d2t, (size,), _WHOLE).long()
+    elif size < vocab_size:
+        raise HeadFormatError(f"d2t is missing, which maps {size} draft tokens; {_SAME_HEAD}.")
+    outside = (ids < 0) | (ids >= vocab_size)
     if outside.any():
         draft = int(outside.int().argmax())
         raise HeadFormatError(
             f"d2t maps draft token {draft} to {int(ids[draft])}, but the target's tokens are 0 to "
-            f"{config.vocab_size - 1}; d2t must hold target id minus draft id."
+            f"{vocab_size - 1}; d2t must hold target id minus draft id."
         )
-    if kept is not None and size < config.vocab_size:
-        _check_vector("t2d", kept, config.vocab_size)
-        _check_agreement(ids, kept.bool())
-    if len(ids.unique()) != size:
-        raise HeadFormatError(
-            f"d2t maps {size} draft tokens to only {len(ids.unique())} of the target's; d2t must "
-            "hold target id minus draft id."
-        )
+    if t2d is not None and size < vocab_size:
+        is_mapped_V = torch.zeros(vocab_size, dtype=torch.bool).index_fill_(0, ids, True)
+        differs_V = _check_tensor("t2d", t2d, (vocab_size,), _WHOLE).bool() != is_mapped_V
+        if differs_V.any():
+            token = int(differs_V.int().argmax())
+            found, mapped = ("drops", "does") if is_mapped_V[token] else ("keeps", "does not")
+            raise HeadFormatError(
+                f"t2d {found} token {token}, but d2t {mapped} map to it; copy the weights again."
+            )
     return ids
-
-
-def _check_vector(name: str, vector: Tensor, size: int) -> None:
-    is_whole = not (vector.is_floating_point() or vector.is_complex())
-    if tuple(vector.shape) != (size,) or not is_whole:
-        raise HeadFormatError(
-            f"{name} is {vector.dtype} {list(vector.shape)}, but {_CONFIG} asks for whole numbers "
-            f"[{size}]; use weights and {_CONFIG} of the same head."
-        )
-
-
-def _check_agreement(ids: Tensor, kept: Tensor) -> None:
-    marked = torch.zeros_like(kept)
-    marked[ids] = True
-    if not torch.equal(marked, kept):
-        token = int((marked != kept).int().argmax())
-        found, expected = ("keeps", "does not") if kept[token] else ("drops", "does")
-        raise HeadFormatError(
-            f"t2d {found} token {token}, but d2t {expected} map to it; copy the weights again."
-        )
 
 
 def _vocabulary(config: HeadConfig, ids: Tensor | None) -> dict[str, Tensor]:
     """d2t and t2d of rising token ids."""
     if ids is None:
         raise HeadFormatError("draft_token_ids is missing.")
-    _check_vector("draft_token_ids", ids, config.draft_vocab_size)
+    ids = _check_tensor("draft_token_ids", ids, (config.draft_vocab_size,), _WHOLE).long()
     if not bool((ids.diff() > 0).all()):
         raise HeadFormatError("draft_token_ids must rise, as other servers take for granted.")
-    offsets = ids.long() - torch.arange(len(ids))
+    offsets = ids - torch.arange(len(ids))
     kept = torch.zeros(config.vocab_size, dtype=torch.bool)
-    _draft_token_ids(config, {"d2t": offsets})
-    kept[ids.long()] = True
+    kept[_draft_token_ids(config, offsets, None)] = True
     return {"d2t": offsets, "t2d": kept}
 
 
 def _document(config: HeadConfig, tensors: dict[str, Tensor], target: str) -> dict[str, Any]:
     """A config.json for EAGLE's own loader, SpecForge, SGLang and vLLM."""
-    ids = list(config.layer_ids)
-    document: dict[str, Any] = {
+    document = {
         "architectures": ["LlamaForCausalLMEagle3"],
         "model_type": "llama",
         "target_architectures": [target],
@@ -336,26 +286,19 @@ def _document(config: HeadConfig, tensors: dict[str, Tensor], target: str) -> di
         "vocab_size": config.vocab_size,
         "draft_vocab_size": config.draft_vocab_size,
         "attention_bias": config.has_qkv_bias,
-        "mlp_bias": False,
         "tie_word_embeddings": False,
         "torch_dtype": str(tensors["fc.weight"].dtype).removeprefix("torch."),
         # vLLM reads the layers whose input is tapped here; SGLang and SpecForge read eagle_config
         # and mean the layers before them.
-        "eagle_aux_hidden_state_layer_ids": ids,
+        "eagle_aux_hidden_state_layer_ids": list(config.layer_ids),
         "eagle_config": {
             "use_aux_hidden_state": True,
-            "eagle_aux_hidden_state_layer_ids": [i - 1 for i in ids],
+            "eagle_aux_hidden_state_layer_ids": [i - 1 for i in config.layer_ids],
         },
     }
     # EAGLE's own loader takes this field as word that the file holds the embeddings.
     if "embed_tokens.weight" in tensors:
         document["target_hidden_size"] = config.target_hidden_size
     # Left out where false: SpecForge takes `norm_output: false` for no norm before lm_head at all.
-    flags = {
-        "bias": config.has_fc_bias,
-        "norm_before_residual": config.norm_before_residual,
-        "norm_before_fc": config.norm_before_fc,
-        "fc_norm": config.fc_norm,
-        "norm_output": config.norm_output,
-    }
-    return document | {name: True for name, value in flags.items() if value}
+    switches = {name: getattr(config, name) for name in _SWITCHES} | {"bias": config.has_fc_bias}
+    return document | {name: True for name, value in switches.items() if value}

@@ -7,7 +7,7 @@ model's), and vLLM's `speculators` (the layer's fields in `transformer_layer_con
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 # What `architectures` calls heads of one Llama layer.
 _VERSIONS: Final[dict[str, int]] = {
@@ -22,6 +22,7 @@ _VERSIONS: Final[dict[str, int]] = {
 _TARGETS: Final = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
 _ACTIVATIONS: Final = ("silu", "gelu", "relu")
 _SUPPORTED: Final = "EAGLE-1, EAGLE-2 and EAGLE-3 heads of one Llama layer are supported"
+_LARGEST: Final = 2**53  # numbers above are nonsense, and floats lose count
 _TAPS: Final = "eagle_aux_hidden_state_layer_ids"
 
 _T = TypeVar("_T")
@@ -145,7 +146,7 @@ def _version(document: dict[str, Any]) -> int:
             f"architectures names {name!r}, but only {_SUPPORTED}; if this is one, name it "
             "'LlamaForCausalLMEagle' or 'LlamaForCausalLMEagle3'."
         )
-    return version or (3 if "draft_vocab_size" in document else 1)
+    return version or (1 if document.get("draft_vocab_size") is None else 3)
 
 
 def _head(
@@ -174,11 +175,11 @@ def _head(
     return HeadConfig(
         version=version,
         hidden_size=size,
-        target_hidden_size=_get(document, "target_hidden_size", int, size),
+        target_hidden_size=_get(document, "target_hidden_size", int, size) if is_3 else size,
         intermediate_size=_get(layer, "intermediate_size", int),
         num_heads=num_heads,
         num_key_heads=_get(layer, "num_key_value_heads", int, num_heads),
-        head_dim=_get(layer, "head_dim", int, size // max(num_heads, 1)),
+        head_dim=_get(layer, "head_dim", int, size // num_heads),
         vocab_size=vocab_size,
         draft_vocab_size=_get(document, "draft_vocab_size", int, vocab_size),
         rms_norm_eps=_get(layer, "rms_norm_eps", float, 1e-6),
@@ -211,11 +212,11 @@ def _rope(layer: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
 def _layer_ids(document: dict[str, Any], num_layers: int) -> tuple[int, ...]:
     """The tapped layers as `HeadConfig.layer_ids` counts them.
 
-    Files disagree on counting: vLLM and speculators write the layer whose input is tapped, SpecForge
-    (and SGLang, which adds 1 to what `eagle_config` says) the one before, whose output it is.
-    Nothing in a file tells which, and conversions carry the one into the field of the other. So the
-    default taps are recognised in either counting, in either field; of a file that has both fields,
-    1 apart, the larger are meant; all else is taken as the layer whose input is tapped.
+    Files disagree: vLLM and speculators write the layer whose input is tapped; SpecForge, and
+    SGLang, which adds 1 to what `eagle_config` says, the one before it. Nothing tells which, and
+    conversions carry one counting into the field of the other. So the default taps are recognised
+    in either counting and field; where both fields are there, 1 apart, the larger are meant; all
+    else is taken as the layers whose input is tapped.
     """
     default = default_layer_ids(num_layers)
     outer = _taps(document)
@@ -276,7 +277,7 @@ def _check_numbers(config: HeadConfig) -> None:
         )
     if config.hidden_act not in _ACTIVATIONS:
         raise HeadFormatError(
-            f"hidden_act is {config.hidden_act!r}, but only {', '.join(_ACTIVATIONS)} are supported."
+            f"hidden_act is {config.hidden_act!r}, but only {', '.join(_ACTIVATIONS)} can be run."
         )
 
 
@@ -287,10 +288,9 @@ def _get(document: dict[str, Any], name: str, kind: type[_T], default: _T | None
         if default is None:
             raise HeadFormatError(f"{name} is missing; copy the head's config.json again.")
         return default
-    if kind is float and type(value) is int:
-        value = float(value)
     is_number = kind in (int, float)
-    if type(value) is not kind or (is_number and not 0 < value < float("inf")):
+    is_right_type = type(value) is kind or (kind is float and type(value) is int)
+    if not is_right_type or (is_number and not 0 < value < _LARGEST):
         what = "a positive number" if is_number else f"of type {kind.__name__}"
         raise HeadFormatError(f"{name} must be {what}, got {value!r}.")
-    return value
+    return cast(_T, float(value) if kind is float else value)

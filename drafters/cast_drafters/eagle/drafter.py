@@ -10,6 +10,7 @@ position p: it depends on no token after p, so blocks with equal prefixes can be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -23,10 +24,11 @@ from cast_drafters.base import DraftContext, Drafter, HiddenObserver, TargetPart
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.served import HeadRows, ServedHead
-from cast_drafters.growth import ROOT, GrowingTree
+from cast_drafters.growth import ROOT, GrowingTree, Guess
 from cast_drafters.ngram_store import NgramStore
+from cast_drafters.pool import NOTHING, Pool, Prediction
 from cast_drafters.shipped import shipped_head
-from cast_drafters.sources import TAIL, Source, StoreSource, TextSource, blend
+from cast_drafters.sources import TAIL, Source, StoreSource, TextSource
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_kernels.tree_attention import SequenceRows
 
@@ -35,15 +37,14 @@ _MASK: Final = (1 << 63) - 1
 
 SOURCES: Final = ("text", "store")
 STORE_FILE: Final = "ngrams.store"
-TEXT_WEIGHT: Final = 1.0
-STORE_WEIGHT: Final = 1.0
+POOL_FILE: Final = "pool.json"
 
 
 class EagleDrafter(Drafter, HiddenObserver):
     """`levels` passes at most a step, `width` nodes of a sequence in each after the first.
 
     A sequence that is more than `max_catch_up` tokens behind catches up in several steps, without
-    drafts in between. `head_weight` and `source_weights` pool the guesses.
+    drafts in between.
     """
 
     name = "eagle"
@@ -51,21 +52,21 @@ class EagleDrafter(Drafter, HiddenObserver):
     def __init__(
         self,
         head: ServedHead,
-        num_slots: int,
-        num_scratch: int,
-        sources: Sequence[tuple[Source, float]] = (),
-        head_weight: float = 1.0,
+        text: Source | None = None,
+        store: Source | None = None,
+        pool: Pool | None = None,
         levels: int = 4,
         width: int = 4,
         max_catch_up: int = 512,
     ) -> None:
         self.layer_ids = head.config.layer_ids
         self._head = head
-        self._sources, self._head_weight = sources, head_weight
+        self._text, self._store = text, store
+        self._sources = [source for source in (text, store) if source is not None]
+        self._pool = pool or Pool.default()
         self._levels, self._width, self._max_catch_up = levels, width, max_catch_up
-        self._num_slots, self._num_scratch = num_slots, num_scratch
         # Which prefix the head's entry in a slot belongs to; 0 for none.
-        self._stamp_S = np.zeros(num_slots, np.int64)
+        self._stamp_S = np.zeros(head.num_slots, np.int64)
         self._stamps: dict[str, list[int]] = {}
 
     @classmethod
@@ -78,8 +79,8 @@ class EagleDrafter(Drafter, HiddenObserver):
     ) -> EagleDrafter:
         """Loads the head in the directory `head`, or the one that ships for a built-in target.
 
-        A file `ngrams.store` beside it is the source "store". Raises `ValueError`, a sentence on
-        what cannot be loaded or does not fit the target.
+        `ngrams.store` beside it is the source "store", `pool.json` says how to weigh them. Raises
+        `ValueError`, a sentence on what cannot be loaded or does not fit the target.
         """
         unknown = set(sources) - set(SOURCES)
         if unknown:
@@ -89,20 +90,20 @@ class EagleDrafter(Drafter, HiddenObserver):
         directory = head or shipped_head(target.name)
         shape = TargetShape(target.hidden_size, target.vocab_size, target.num_layers)
         config, tensors = read_head(directory, shape)
-        weighted: list[tuple[Source, float]] = []
-        if "text" in sources:
-            weighted.append((TextSource(), TEXT_WEIGHT))
-        if "store" in sources and (directory / STORE_FILE).exists():
-            store = NgramStore.open(directory / STORE_FILE)
-            weighted.append((StoreSource(store), STORE_WEIGHT))
-        served = ServedHead(config, tensors, target, num_scratch)
-        return cls(served, target.num_slots, num_scratch, weighted)
+        store_file, pool_file = directory / STORE_FILE, directory / POOL_FILE
+        has_store = "store" in sources and store_file.exists()
+        return cls(
+            ServedHead(config, tensors, target, num_scratch),
+            text=TextSource() if "text" in sources else None,
+            store=StoreSource(NgramStore.open(store_file)) if has_store else None,
+            pool=Pool.open(pool_file) if pool_file.exists() else None,
+        )
 
     # Drafter
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
         self._stamps[request_id] = []
-        for source, _ in self._sources:
+        for source in self._sources:
             source.begin(request_id, token_ids)
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
@@ -118,7 +119,7 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def release(self, request_id: str) -> None:
         self._stamps.pop(request_id, None)
-        for source, _ in self._sources:
+        for source in self._sources:
             source.release(request_id)
 
     # HiddenObserver
@@ -175,7 +176,7 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _grow(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         for one in contexts:
-            for source, _ in self._sources:
+            for source in self._sources:
                 source.extend(one.request_id, one.token_ids)
         out_NH, current = self._catch_up(contexts)
         growths = [_Growth(contexts[index], place) for place, index in enumerate(current)]
@@ -199,14 +200,14 @@ class EagleDrafter(Drafter, HiddenObserver):
     def _runnable(self, growths: Sequence[_Growth]) -> list[tuple[_Growth, int]]:
         """The next level's nodes, at most as many as there are scratch slots."""
         chosen = [(one, node) for one in growths for node in one.tree.frontier(self._width)]
-        room = self._num_scratch - sum(len(one.run) for one in growths)
+        room = self._head.num_scratch - sum(len(one.run) for one in growths)
         if len(chosen) > room:
             chosen = sorted(chosen, key=lambda pair: -pair[0].tree.nodes[pair[1]].log_prob)[:room]
             chosen.sort(key=lambda pair: pair[0].place)
-        used = self._num_scratch - room
+        used = self._head.num_scratch - room
         first_row = len(growths) + used
         for offset, (one, node) in enumerate(chosen):
-            one.add_row(node, first_row + offset, self._num_slots + used + offset)
+            one.add_row(node, first_row + offset, self._head.num_slots + used + offset)
         return chosen
 
     def _run(self, nodes: Sequence[tuple[_Growth, int]], states_RH: Tensor) -> Tensor:
@@ -230,7 +231,8 @@ class EagleDrafter(Drafter, HiddenObserver):
         for (one, node), tokens, log_probs in zip(
             nodes, ids, top.values.exp().tolist(), strict=True
         ):
-            self._pool(one, node, list(zip(tokens, log_probs, strict=True)))
+            guesses = list(zip(tokens, log_probs, strict=True))
+            self._add_children(one, node, Prediction(0, guesses))
 
     def _go_on_without_head(self, growth: _Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""
@@ -238,15 +240,20 @@ class EagleDrafter(Drafter, HiddenObserver):
             open_nodes = growth.tree.frontier(1)
             if not open_nodes:
                 return
-            self._pool(growth, open_nodes[0], [])
+            self._add_children(growth, open_nodes[0], None)
 
-    def _pool(self, growth: _Growth, node: int, guessed: list[tuple[int, float]]) -> None:
-        """Children from the head, source 0, and from all other sources."""
+    def _add_children(self, growth: _Growth, node: int, head: Prediction | None) -> None:
+        if head is not None and not self._sources:
+            growth.tree.add_children(node, [Guess(t, math.log(p)) for t, p in head.guesses if p])
+            return
+        depth = growth.tree.depth(node) + 1 if head is not None else 0
         tail = growth.tree.tail(node, TAIL)
         request_id, width = growth.context.request_id, growth.context.limits.max_width
-        others = [source.predict(request_id, tail, width) for source, _ in self._sources]
-        weights = [self._head_weight, *(weight for _, weight in self._sources)]
-        growth.tree.add_children(node, blend([guessed, *others], weights))
+        text, store = (
+            source.predict(request_id, tail, width) if source is not None else NOTHING
+            for source in (self._text, self._store)
+        )
+        growth.tree.add_children(node, self._pool.blend(depth, head or NOTHING, text, store))
 
 
 class _Growth:

@@ -52,6 +52,7 @@ class ServedHead:
     ) -> None:
         self.config = config
         self.draft_token_ids = tensors["draft_token_ids"].numpy()
+        self.num_slots, self.num_scratch = target.num_slots, num_scratch
         self._target = target
         dtype, device = target.dtype, target.device
         weight = {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,10 @@ from tqdm import tqdm
 
 from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.eagle.config import HeadConfig, default_layer_ids
+from cast_drafters.eagle.drafter import POOL_FILE, STORE_FILE
 from cast_drafters.eagle.head import EagleHead
-from cast_drafters.ngram_store import build_store
+from cast_drafters.ngram_store import NgramStore, build_store
+from cast_drafters.sources import StoreSource
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
 from cast_server.errors import ConfigError
@@ -27,11 +29,10 @@ from cast_server.model_files import load_model, resolve_model
 from cast_server.training.corpus import read
 from cast_server.training.dataset import Dataset
 from cast_server.training.generate import Generator
+from cast_server.training.pooling import fit_pool
 from cast_server.training.report import write_card, write_curves
 from cast_server.training.start import draft_vocabulary, head_config, start_head
 from cast_server.training.trainer import HeadTrainer, TrainingSettings
-
-STORE_FILE: Final = "ngrams.store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,14 @@ class Pipeline:
             vocab_size=config.vocab_size,
             provenance={"model": self.recipe.model, "conversations": len(conversations)},
         )
+        pool = fit_pool(
+            head,
+            self._dataset(model),
+            model.get_input_embeddings().weight.detach().bfloat16(),
+            ids,
+            StoreSource(NgramStore.open(target / STORE_FILE)),
+        )
+        pool.save(target / POOL_FILE)
         history = state["history"]
         (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
         write_curves(history, target / "curves.png")

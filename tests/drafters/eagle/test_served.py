@@ -137,7 +137,7 @@ def make_drafter(num_scratch=32, **options) -> tuple[EagleDrafter, plain.Plain]:
     tensors = plain.weights(config)
     head = ServedHead(config, tensors, plain.target(), num_scratch)
     head._kv_cache_S2KD.fill_(torch.nan)
-    return EagleDrafter(head, 96, num_scratch, **options), plain.Plain(config, tensors)
+    return EagleDrafter(head, **options), plain.Plain(config, tensors)
 
 
 def context(one: Sequence, name="a", length=None, limits=None) -> DraftContext:
