@@ -29,7 +29,8 @@ class DraftContext:
 
     `token_ids` are the committed tokens, prompt and output: a live list that the engine owns and
     extends; drafters only read it. `temperature` and `seed` are those the target samples with.
-    `slots_L` are the KV cache slots of those tokens; the last one is not computed yet.
+    `slots_L` are the KV cache slots of those tokens; the last one is not computed yet. `num_output`
+    of them are output: the position that the noise for the first drafted token is keyed by.
     """
 
     request_id: str
@@ -38,6 +39,7 @@ class DraftContext:
     temperature: float
     seed: int
     slots_L: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    num_output: int = 0
 
 
 @dataclass(frozen=True, slots=True)

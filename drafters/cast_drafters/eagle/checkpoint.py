@@ -36,7 +36,6 @@ _FLOATS: Final = (torch.float32, torch.float16, torch.bfloat16)
 _WHOLE: Final = (torch.int64, torch.int32, torch.uint8, torch.bool)
 _PREFIX: Final = re.compile(r"^(?:(?:model|eagle|draft_model|module)\.)+")
 _LAYER: Final = re.compile(r"^(?:midlayer|layers\.0)\.")
-_MORE_LAYERS: Final = re.compile(r"^layers\.[1-9]")
 # Computed anew, and copies of the target's that training kept beside the head.
 _IGNORED: Final = re.compile(r"rotary_emb\.|^verifier_(?:norm|lm_head)\.")
 
@@ -86,8 +85,7 @@ def write_head(
     directory.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt"}  # transformers refuses files without it
     _replace(directory / _WEIGHTS, lambda path: save_file(named, path, metadata))
-    text = json.dumps(document, indent=2) + "\n"
-    _replace(directory / _CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    _replace(directory / _CONFIG, lambda path: path.write_text(json.dumps(document, indent=2)))
 
 
 @contextmanager
@@ -148,11 +146,9 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle may raise anything
-        reason = str(error).split("\n")[0][:120]
-        raise HeadFormatError(
-            f"the file is damaged ({type(error).__name__}: {reason}); copy it again, with "
-            "`git lfs pull` in a git checkout."
-        ) from error
+        reason = f"{type(error).__name__}: {error}".split("\n")[0][:120]
+        text = f"the file is damaged ({reason}); copy it again (in a git checkout: git lfs pull)."
+        raise HeadFormatError(text) from error
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise HeadFormatError("expected names and tensors; save the head's state_dict() alone.")
     return loaded
@@ -173,7 +169,7 @@ def _rename(found: dict[str, Tensor]) -> dict[str, Tensor]:
         short = _PREFIX.sub("", str(name))
         if _IGNORED.search(short):
             continue
-        if _MORE_LAYERS.match(short):
+        if re.match(r"layers\.[1-9]", short):
             raise HeadFormatError(f"{name} is of a second layer, but only one is supported.")
         short = _LAYER.sub("layer.", short)
         if short in tensors:
@@ -246,10 +242,8 @@ def _draft_token_ids(config: HeadConfig, d2t: Tensor | None, t2d: Tensor | None)
         differs_V = _check_tensor("t2d", t2d, (vocab_size,), _WHOLE).bool() != is_mapped_V
         if differs_V.any():
             token = int(differs_V.int().argmax())
-            found, mapped = ("drops", "does") if is_mapped_V[token] else ("keeps", "does not")
-            raise HeadFormatError(
-                f"t2d {found} token {token}, but d2t {mapped} map to it; copy the weights again."
-            )
+            found, mapped = ("drops", "keeps it") if is_mapped_V[token] else ("keeps", "drops it")
+            raise HeadFormatError(f"t2d {found} token {token}, but d2t {mapped}; {_SAME_HEAD}.")
     return ids
 
 
@@ -261,8 +255,8 @@ def _vocabulary(config: HeadConfig, ids: Tensor | None) -> dict[str, Tensor]:
     if not bool((ids.diff() > 0).all()):
         raise HeadFormatError("draft_token_ids must rise, as other servers take for granted.")
     offsets = ids - torch.arange(len(ids))
-    kept = torch.zeros(config.vocab_size, dtype=torch.bool)
-    kept[_draft_token_ids(config, offsets, None)] = True
+    ids = _draft_token_ids(config, offsets, None)
+    kept = torch.zeros(config.vocab_size, dtype=torch.bool).index_fill_(0, ids, True)
     return {"d2t": offsets, "t2d": kept}
 
 

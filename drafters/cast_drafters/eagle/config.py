@@ -6,18 +6,17 @@ model's), and vLLM's `speculators` (the layer's fields in `transformer_layer_con
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final, TypeVar, cast
 
 # What `architectures` calls heads of one Llama layer.
-_VERSIONS: Final[dict[str, int]] = {
-    "LlamaForCausalLMEagle": 1,
-    "EagleLlamaForCausalLM": 1,
-    "LlamaForCausalLMEagle3": 3,
-    "Eagle3LlamaForCausalLM": 3,
-    "Eagle3Speculator": 3,
-    "Eagle3DraftModel": 3,
-}
+_VERSIONS: Final[Mapping[str, int]] = MappingProxyType(
+    {"LlamaForCausalLMEagle": 1, "EagleLlamaForCausalLM": 1}
+    | {"LlamaForCausalLMEagle3": 3, "Eagle3LlamaForCausalLM": 3}
+    | {"Eagle3Speculator": 3, "Eagle3DraftModel": 3}
+)
 # EAGLE's authors name the target's architecture instead; then the fields tell the version.
 _TARGETS: Final = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "MistralForCausalLM")
 _ACTIVATIONS: Final = ("silu", "gelu", "relu")

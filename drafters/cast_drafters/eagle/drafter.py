@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_drafters.base import DraftContext, Drafter, HiddenObserver, TargetParts, VerifyResult
+from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.served import HeadRows, ServedHead
@@ -30,9 +31,11 @@ from cast_drafters.pool import NOTHING, Pool, Prediction
 from cast_drafters.shipped import shipped_head
 from cast_drafters.sources import TAIL, Source, StoreSource, TextSource
 from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_kernels.gumbel import gumbel_noise
 from cast_kernels.tree_attention import SequenceRows
 
 _MASK: Final = (1 << 63) - 1
+_MAX_CANDIDATES: Final = 64  # of a node of sampled text, before the noise ranks them
 
 
 SOURCES: Final = ("text", "store")
@@ -68,6 +71,9 @@ class EagleDrafter(Drafter, HiddenObserver):
         # Which prefix the head's entry in a slot belongs to; 0 for none.
         self._stamp_S = np.zeros(head.num_slots, np.int64)
         self._stamps: dict[str, list[int]] = {}
+        self._coupling = Coupling()
+        # What the last tree of a request offered behind each path, until the target has chosen.
+        self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
 
     @classmethod
     def for_target(
@@ -108,6 +114,8 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         trees: list[DraftTree] = [EMPTY_TREE] * len(contexts)
+        for one in contexts:
+            self._offered.pop(one.request_id, None)
         able = [i for i, one in enumerate(contexts) if _wants_drafts(one)]
         grown = self._grow([contexts[i] for i in able]) if able else []
         for index, tree in zip(able, grown, strict=True):
@@ -115,10 +123,18 @@ class EagleDrafter(Drafter, HiddenObserver):
         return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
-        """Nothing to do: committed tokens are read from the sequence."""
+        """Learns how to rank candidates for sampled text; committed tokens are read from the
+        sequence."""
+        for result in results:
+            offered = self._offered.pop(result.request_id, {})
+            for depth, token in enumerate(result.token_ids):
+                candidates = offered.get(result.token_ids[:depth])
+                if candidates is not None:
+                    self._coupling.learn(candidates, token)
 
     def release(self, request_id: str) -> None:
         self._stamps.pop(request_id, None)
+        self._offered.pop(request_id, None)
         for source in self._sources:
             source.release(request_id)
 
@@ -225,14 +241,39 @@ class EagleDrafter(Drafter, HiddenObserver):
         return self._head.forward(batch, states_RH[above])
 
     def _give_children(self, nodes: Sequence[tuple[_Growth, int]], out_NH: Tensor) -> None:
+        is_sampled = any(one.context.temperature > 0 for one, _ in nodes)
         widest = max(one.context.limits.max_width for one, _ in nodes)
-        top = self._head.log_probs(out_NH).topk(min(widest, self._head.config.draft_vocab_size))
-        ids = self._head.draft_token_ids[top.indices.cpu().numpy()].tolist()
-        for (one, node), tokens, log_probs in zip(
-            nodes, ids, top.values.exp().tolist(), strict=True
-        ):
-            guesses = list(zip(tokens, log_probs, strict=True))
+        count = max(widest, _MAX_CANDIDATES if is_sampled else 0)
+        log_q_NV = self._head.log_probs(out_NH)
+        top = log_q_NV.topk(min(count, log_q_NV.shape[1]))
+        ids_NK = self._head.draft_token_ids[top.indices.cpu().numpy()]
+        log_q_NK = top.values.cpu().double().numpy()
+        for row, (one, node) in enumerate(nodes):
+            if one.context.temperature > 0:
+                norm = float((log_q_NV[row] / one.context.temperature).logsumexp(-1))
+                log_q_K = log_q_NK[row] / one.context.temperature - norm
+                guesses = self._couple(one, node, ids_NK[row], log_q_K)
+            else:
+                best = slice(0, one.context.limits.max_width)
+                q_K = np.exp(log_q_NK[row, best])
+                guesses = list(zip(ids_NK[row, best].tolist(), q_K.tolist(), strict=True))
             self._add_children(one, node, Prediction(0, guesses))
+
+    def _couple(
+        self,
+        growth: _Growth,
+        node: int,
+        tokens_K: NDArray[np.int64],
+        log_q_K: NDArray[np.float64],
+    ) -> list[tuple[int, float]]:
+        context = growth.context
+        position = context.num_output + growth.tree.depth(node)
+        seed, index = torch.tensor(context.seed), torch.tensor(position)
+        noise_K = gumbel_noise(seed, index, torch.from_numpy(tokens_K)).numpy()
+        candidates = Candidates(tokens_K, log_q_K, noise_K)
+        path = tuple(growth.tree.nodes[n].token for n in reversed(growth.tree.ancestors(node)))
+        self._offered.setdefault(context.request_id, {})[path] = candidates
+        return self._coupling.rank(candidates, context.limits.max_width)
 
     def _go_on_without_head(self, growth: _Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""

@@ -149,6 +149,7 @@ class EngineCore:
                         request.params.temperature,
                         request.seed,
                         one.sequence.slots(0, len(one.sequence.token_ids)),
+                        one.sequence.num_output,
                     )
                 )
         candidates = self.drafter.propose(contexts) if contexts else []
