@@ -10,7 +10,7 @@ Shape suffixes: N rows of several sequences side by side, A those of them that a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,18 +21,62 @@ from cast_drafters.eagle.head import EagleHead, KeyValues
 
 
 @dataclass(frozen=True, slots=True)
+class Branches:
+    """What the head itself said behind some rows, and what the target thought of it.
+
+    Row starts_A[a], step s (from 1 on) reads tokens_AS[a, s - 1] and is to predict what the target
+    makes of its last state there, after the final norm: finals_ASE[a, s - 1].
+    """
+
+    starts_A: Tensor
+    tokens_AS: Tensor
+    finals_ASE: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One sequence of T tokens.
 
     features_TF: the target's tapped hidden states side by side. final_TE: its last hidden state
     after the final norm, from which its own logits come. Rows from `first_label` on predict tokens
-    of the answer: row i, step s predicts token i + 2 + s.
+    of the answer: row i, step s predicts token i + 2 + s. With `branches`, only their rows count,
+    and from step 1 on they follow the head's own tokens.
     """
 
     token_ids_T: Tensor
     features_TF: Tensor
     final_TE: Tensor
     first_label: int
+    branches: Branches | None = None
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.token_ids_T) - 2
+
+    def starts(self) -> Tensor:
+        """The rows that are trained on, [A]."""
+        if self.branches is not None:
+            return self.branches.starts_A
+        return torch.arange(min(self.first_label, self.num_rows), self.num_rows)
+
+    def tokens(self, step: int) -> Tensor:
+        """What the rows read beside their own output at a step from 1 on, [A]."""
+        if self.branches is not None:
+            return self.branches.tokens_AS[:, step - 1]
+        return self.token_ids_T[(self.starts() + 1 + step).clamp(max=self.num_rows + 1)]
+
+    def has_label(self, step: int) -> Tensor:
+        """Bool [A]."""
+        if self.branches is not None:
+            known = 1 <= step <= self.branches.tokens_AS.shape[1]
+            return torch.full((len(self.branches.starts_A),), known)
+        return self.starts() + step < self.num_rows
+
+    def labels(self, step: int) -> Tensor:
+        """The target's states of the rows that have a label, [., E]."""
+        if self.branches is not None:
+            return self.branches.finals_ASE[self.has_label(step), step - 1]
+        return self.final_TE[(self.starts() + 1 + step)[self.has_label(step)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +86,6 @@ class StepLoss:
     loss: Tensor
     agreement: float
     count: int
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What the head says at one depth: row a is about token `place_A[a]` of piece `piece_A[a]`."""
-
-    logits_AV: Tensor
-    piece_A: Tensor
-    place_A: Tensor
 
 
 def unroll(
@@ -64,20 +99,27 @@ def unroll(
 
     target_rows_VE: the target's output rows of the draft vocabulary.
     """
-    finals = torch.cat([one.final_TE for one in pieces])
-    begins_B = torch.tensor([0, *(len(one.final_TE) for one in pieces)]).cumsum(0)
-    return [
-        _loss(step.logits_AV, finals[begins_B[step.piece_A] + step.place_A - 1], target_rows_VE)
-        for step in run(head, embedding_VE, pieces, num_steps)
-    ]
+    losses: list[StepLoss] = []
+    for step, logits_AV in enumerate(run(head, embedding_VE, pieces, num_steps)):
+        has_label_A = torch.cat([one.has_label(step) for one in pieces])
+        labels = torch.cat([one.labels(step) for one in pieces])
+        losses.append(_loss(logits_AV[has_label_A], labels, target_rows_VE))
+    return losses
 
 
 def run(
-    head: EagleHead, embedding_VE: Tensor, pieces: Sequence[Piece], num_steps: int
-) -> Iterator[Step]:
-    """One step after the other."""
-    sizes = [len(one.token_ids_T) - 2 for one in pieces]
-    firsts = [min(one.first_label, size) for one, size in zip(pieces, sizes, strict=True)]
+    head: EagleHead,
+    embedding_VE: Tensor,
+    pieces: Sequence[Piece],
+    num_steps: int,
+    choose: Callable[[Tensor], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Logits [A, V] of all pieces' rows, one step after the other.
+
+    With `choose`, rows read what it makes of the logits of the step before instead of the pieces'
+    own tokens.
+    """
+    sizes = [one.num_rows for one in pieces]
     tokens_N = torch.cat([one.token_ids_T[1 : n + 1] for one, n in zip(pieces, sizes, strict=True)])
     features = torch.cat([one.features_TF[:n] for one, n in zip(pieces, sizes, strict=True)])
     positions_N = torch.cat([torch.arange(n) for n in sizes])
@@ -86,32 +128,34 @@ def run(
     hidden_NH = head.end(hidden_NH, _attend_causally(q_NHD, kv, sizes))
 
     bounds = torch.tensor([0, *sizes]).cumsum(0).tolist()
-    rows = [torch.arange(b + f, b + n) for b, f, n in zip(bounds, firsts, sizes, strict=False)]
+    starts = [one.starts() for one in pieces]
     first_keys = [
         KeyValues(kv.k_NKD[b : b + n], kv.v_NKD[b : b + n])
         for b, n in zip(bounds, sizes, strict=False)
     ]
-    owner_A = torch.cat([torch.full((len(one),), i) for i, one in enumerate(rows)])
-    local_A = positions_N[torch.cat(rows)]
-    size_A = torch.tensor(sizes)[owner_A]
-    hidden_AH = hidden_NH[torch.cat(rows)]
-    all_tokens = torch.cat([one.token_ids_T for one in pieces])
-    token_begin_A = torch.tensor([0, *(n + 2 for n in sizes)]).cumsum(0)[owner_A]
+    owner_A = torch.cat([torch.full((len(one),), i) for i, one in enumerate(starts)])
+    local_A = torch.cat(starts)
+    hidden_AH = hidden_NH[local_A + torch.tensor(bounds)[owner_A]]
+    logits_AV = head.logits(hidden_AH)
+    yield logits_AV
     chain: list[KeyValues] = []
-    for step in range(num_steps):
-        if step:
-            token_A = all_tokens[token_begin_A + (local_A + 1 + step).clamp(max=size_A + 1)]
-            embedded = F.embedding(token_A, embedding_VE)
-            q_AHD, own = head.begin(embedded, hidden_AH, local_A + step)
-            chain.append(own)
-            attended = _attend_chain(q_AHD, first_keys, chain, owner_A, local_A)
-            hidden_AH = head.end(hidden_AH, attended)
-        is_inside = local_A + step < size_A
-        place_A = (local_A + 2 + step)[is_inside]
-        yield Step(head.logits(hidden_AH[is_inside]), owner_A[is_inside], place_A)
+    for step in range(1, num_steps):
+        if choose is not None:
+            token_A = choose(logits_AV)
+        else:
+            token_A = torch.cat([one.tokens(step) for one in pieces])
+        embedded = F.embedding(token_A, embedding_VE)
+        q_AHD, own = head.begin(embedded, hidden_AH, local_A + step)
+        chain.append(own)
+        attended = _attend_chain(q_AHD, first_keys, chain, owner_A, local_A)
+        hidden_AH = head.end(hidden_AH, attended)
+        logits_AV = head.logits(hidden_AH)
+        yield logits_AV
 
 
 def _loss(logits_AV: Tensor, final_AE: Tensor, target_rows_VE: Tensor) -> StepLoss:
+    if not len(logits_AV):
+        return StepLoss(logits_AV.sum(), 0.0, 0)
     with torch.no_grad():
         target_AV = F.linear(final_AE, target_rows_VE).float()
         probabilities_AV = target_AV.softmax(-1)

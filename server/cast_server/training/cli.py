@@ -39,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         depth=args.depth,
         batch_tokens=args.batch_tokens,
         learning_rate=args.learning_rate,
+        on_policy_steps=min(args.on_policy_steps, args.steps),
         seed=args.seed,
     )
     recipe = Recipe(
@@ -85,6 +86,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--batch-tokens", type=int, default=3000, help="tokens a step (default: 3000)")
     add("--depth", type=int, default=4, help="steps unrolled (default: 4)")
     add("--learning-rate", type=float, default=1e-3, help="peak (default: 0.001)")
+    add(
+        "--on-policy-steps",
+        type=int,
+        default=100,
+        help="of the steps, the last ones also learn from the head's own drafts (default: 100)",
+    )
     add("--draft-vocab-size", type=int, default=8192, help="tokens it can draft (default: 8192)")
     add("--layer-ids", type=int, nargs=3, help="target layers to read (default: 2, L/2, L-3)")
     add("--seed", type=int, default=0)

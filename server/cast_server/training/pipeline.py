@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -24,8 +24,10 @@ from cast_drafters.ngram_store import NgramStore, build_store
 from cast_drafters.sources import StoreSource
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
+from cast_server.engine.model_runner import ModelRunner
 from cast_server.errors import ConfigError
 from cast_server.model_files import load_model, resolve_model
+from cast_server.training.branching import Brancher
 from cast_server.training.corpus import read
 from cast_server.training.dataset import Dataset
 from cast_server.training.generate import Generator
@@ -33,6 +35,8 @@ from cast_server.training.pooling import fit_pool
 from cast_server.training.report import write_card, write_curves
 from cast_server.training.start import draft_vocabulary, head_config, start_head
 from cast_server.training.trainer import HeadTrainer, TrainingSettings
+
+_BRANCH_SLOTS: Final = 4096  # tokens of one conversation and of all branches that grow on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,7 @@ class Pipeline:
             model.get_output_embeddings().weight.detach()[ids].bfloat16(),
             self.recipe.settings,
             self.directory / "training",
+            self._brancher(model, ids) if self.recipe.settings.on_policy_steps else None,
         )
         with tqdm(total=self.recipe.settings.num_steps, desc="training", unit="step") as bar:
 
@@ -148,6 +153,13 @@ class Pipeline:
         """The layers that the head reads and, last of all, the end of the target."""
         num_layers = model.config.get_text_config().num_hidden_layers
         return (*(self.recipe.layer_ids or default_layer_ids(num_layers)), num_layers)
+
+    def _brancher(self, model: Any, ids: Tensor) -> Brancher:
+        """A second copy of the target, packed and in bfloat16, reads the head's drafts."""
+        reader, _ = load_model(resolve_model(self.recipe.model), torch.bfloat16)
+        embedding_VE = model.get_input_embeddings().weight.detach().bfloat16()
+        runner = ModelRunner(reader, _BRANCH_SLOTS, torch.device("cpu"))
+        return Brancher(runner, final_norm(model), embedding_VE, ids)
 
     def _dataset(self, model: Any) -> Dataset:
         width = model.config.get_text_config().hidden_size

@@ -37,11 +37,12 @@ def fit_pool(
         free = _free_shares(tokens, piece.first_label + 2, store)
         with torch.autocast("cpu", torch.bfloat16):
             steps = list(run(head, embedding_VE, [piece], NUM_DEPTHS - 1))
-        for depth, step in enumerate(steps, start=1):
-            top = step.logits_AV.float().softmax(-1)
-            for row, place in enumerate(step.place_A.tolist()):
+        for depth, logits_AV in enumerate(steps, start=1):
+            probabilities_AV = logits_AV.float().softmax(-1)
+            places = piece.starts() + 1 + depth
+            for row, place in enumerate(places[piece.has_label(depth - 1)].tolist()):
                 draft_id = draft_ids.get(tokens[place])
-                share = float(top[row, draft_id]) if draft_id is not None else 0.0
+                share = float(probabilities_AV[row, draft_id]) if draft_id is not None else 0.0
                 (text_order, text), (store_order, stored) = free[place]
                 cells.append((depth, text_order, store_order))
                 shares.append((share, text, stored))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cast_drafters.eagle.head import EagleHead
-from cast_drafters.eagle.unroll import StepLoss, unroll
+from cast_drafters.eagle.unroll import Piece, StepLoss, unroll
 from cast_server.training.dataset import Dataset
 
 
@@ -26,7 +26,8 @@ from cast_server.training.dataset import Dataset
 class TrainingSettings:
     """`num_steps` optimizer steps of about `batch_tokens` tokens, unrolled `depth` steps deep.
 
-    The rate rises over `warmup` of the steps, and falls to a tenth over the last `cooldown`.
+    The rate rises over `warmup` of the steps, and falls to a tenth over the last `cooldown`. The
+    last `on_policy_steps` also learn from what the target thinks of the head's own drafts.
     """
 
     num_steps: int
@@ -38,6 +39,7 @@ class TrainingSettings:
     warmup: float = 0.03
     cooldown: float = 0.3
     clip: float = 1.0
+    on_policy_steps: int = 0
     seed: int = 0
 
     def rate(self, step: int) -> float:
@@ -68,7 +70,9 @@ class HeadTrainer:
         target_rows_VE: Tensor,
         settings: TrainingSettings,
         directory: Path,
+        branch: Callable[[EagleHead, Sequence[Piece], int], list[Piece]] | None = None,
     ) -> None:
+        self._branch = branch
         self.head = head
         self.settings = settings
         self.history = History()
@@ -106,7 +110,8 @@ class HeadTrainer:
         chosen = indices[:at_most]
         with torch.no_grad():
             for begin in range(0, len(chosen), 8):
-                losses = self._unroll(chosen[begin : begin + 8])
+                pieces = [self._dataset.piece(index) for index in chosen[begin : begin + 8]]
+                losses = self._unroll(pieces)
                 totals.append([x for one in losses for x in (one.loss.item(), one.agreement)])
         means = torch.tensor(totals).mean(0).tolist() if totals else []
         return {"loss": means[0::2], "agreement": means[1::2]}
@@ -115,7 +120,11 @@ class HeadTrainer:
         rate = self.settings.rate(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        losses = self._unroll(batch)
+        pieces = [self._dataset.piece(index) for index in batch]
+        if step >= self.settings.num_steps - self.settings.on_policy_steps and self._branch:
+            with torch.autocast("cpu", torch.bfloat16):
+                pieces += self._branch(self.head, pieces, self.settings.seed * 1009 + step)
+        losses = self._unroll(pieces)
         weights = [self.settings.depth_weight**depth for depth in range(len(losses))]
         total = sum(w * one.loss for w, one in zip(weights, losses, strict=True)) / sum(weights)
         assert isinstance(total, Tensor)
@@ -130,8 +139,7 @@ class HeadTrainer:
             "labels": losses[0].count,
         }
 
-    def _unroll(self, indices: list[int]) -> list[StepLoss]:
-        pieces = [self._dataset.piece(index) for index in indices]
+    def _unroll(self, pieces: list[Piece]) -> list[StepLoss]:
         with torch.autocast("cpu", torch.bfloat16):
             return unroll(
                 self.head, self._embedding_VE, self._target_rows_VE, pieces, self.settings.depth
@@ -181,7 +189,8 @@ class HeadTrainer:
         if not self._checkpoint.exists():
             return 0
         state = torch.load(self._checkpoint, weights_only=True)
-        made_with = state["settings"] | {"num_steps": self.settings.num_steps}
+        free = {name: getattr(self.settings, name) for name in ("num_steps", "on_policy_steps")}
+        made_with = state["settings"] | free
         if made_with != asdict(self.settings):
             raise ValueError(
                 f"{self._checkpoint} was made with other settings ({state['settings']}); continue "
