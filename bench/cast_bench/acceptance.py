@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from cast_bench.prompts import chat_ids
 from cast_drafters.base import VerifyResult
+from cast_drafters.coupling import STRENGTHS
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
@@ -90,9 +91,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     lengths = [one["acceptance_length"] for one in results.values()]
     mean = sum(lengths) / len(lengths)
     print(f"mean acceptance length over {len(lengths)} sets: {mean:.3f}")
+    coupling = getattr(core.drafter, "coupling", None)
+    found = coupling.found()[:, :8].round(4).tolist() if coupling and args.temperature else None
+    if found:
+        print("choices of the target found among the first 1 to 8 candidates of the head:")
+        for strength, shares in zip(STRENGTHS, found, strict=True):
+            print(f"  noise at {strength:4.2f}: " + " ".join(f"{share:.3f}" for share in shares))
     if args.json:
         arguments = {name: str(value) for name, value in vars(args).items()}
-        document = {"arguments": arguments, "mean_acceptance_length": mean, "sets": results}
+        document: dict[str, Any] = {
+            "arguments": arguments,
+            "mean_acceptance_length": mean,
+            "sets": results,
+        }
+        if found:
+            document["found_by_noise_strength"] = dict(zip(STRENGTHS, found, strict=True))
         args.json.write_text(json.dumps(document, indent=1) + "\n")
     return 0
 

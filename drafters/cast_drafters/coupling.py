@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 STRENGTHS: Final = (0.0, 0.25, 0.5, 0.75, 1.0)
-_SHARPNESSES: Final = (0.7, 1.0, 1.4, 2.0, 3.0, 4.5)
+_SHARPNESSES: Final = (0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 9.0)
 _MEMORY: Final = 2000.0  # choices that the averages look back on
 _WIDTHS: Final = 16  # ranks that are told apart
 

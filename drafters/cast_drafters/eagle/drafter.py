@@ -71,7 +71,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         # Which prefix the head's entry in a slot belongs to; 0 for none.
         self._stamp_S = np.zeros(head.num_slots, np.int64)
         self._stamps: dict[str, list[int]] = {}
-        self._coupling = Coupling()
+        self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
 
@@ -130,7 +130,7 @@ class EagleDrafter(Drafter, HiddenObserver):
             for depth, token in enumerate(result.token_ids):
                 candidates = offered.get(result.token_ids[:depth])
                 if candidates is not None:
-                    self._coupling.learn(candidates, token)
+                    self.coupling.learn(candidates, token)
 
     def release(self, request_id: str) -> None:
         self._stamps.pop(request_id, None)
@@ -273,7 +273,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         candidates = Candidates(tokens_K, log_q_K, noise_K)
         path = tuple(growth.tree.nodes[n].token for n in reversed(growth.tree.ancestors(node)))
         self._offered.setdefault(context.request_id, {})[path] = candidates
-        return self._coupling.rank(candidates, context.limits.max_width)
+        return self.coupling.rank(candidates, context.limits.max_width)
 
     def _go_on_without_head(self, growth: _Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""

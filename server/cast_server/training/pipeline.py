@@ -34,6 +34,7 @@ from cast_server.training.generate import Generator
 from cast_server.training.pooling import fit_pool
 from cast_server.training.report import write_card, write_curves
 from cast_server.training.start import draft_vocabulary, head_config, start_head
+from cast_server.training.store_report import measure_store
 from cast_server.training.trainer import HeadTrainer, TrainingSettings
 
 _BRANCH_SLOTS: Final = 4096  # tokens of one conversation and of all branches that grow on it
@@ -112,7 +113,9 @@ class Pipeline:
         target = self.directory / "head"
         tensors = {name: p.detach().bfloat16() for name, p in head.named_parameters()}
         write_head(target, config, tensors | {"draft_token_ids": ids}, type(model).__name__)
-        conversations = [one for one in read(self._corpus) if not one.is_held_out]
+        everything = list(read(self._corpus))
+        conversations = [one for one in everything if not one.is_held_out]
+        held_out = [one for one in everything if one.is_held_out]
         build_store(
             [[*one.prompt, *one.answer] for one in conversations],
             target / STORE_FILE,
@@ -128,9 +131,10 @@ class Pipeline:
         )
         pool.save(target / POOL_FILE)
         history = state["history"]
-        (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
         write_curves(history, target / "curves.png")
-        write_card(self.recipe, config, state["step"], conversations, history, target / "README.md")
+        history["store"] = measure_store(conversations, held_out, config.vocab_size)
+        write_card(self.recipe, config, conversations, history, target / "README.md")
+        (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
         return target
 
     def _check(self) -> None:
