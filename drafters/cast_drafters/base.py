@@ -31,6 +31,8 @@ class DraftContext:
     extends; drafters only read it. `temperature` and `seed` are those the target samples with.
     `slots_L` are the KV cache slots of those tokens; the last one is not computed yet. `num_output`
     of them are output: the position that the noise for the first drafted token is keyed by.
+    `owner` is whom the sequence belongs to, an opaque name; "" for all who have none. A drafter
+    that keeps anything of a sequence beyond its end must not let another owner's sequences use it.
     """
 
     request_id: str
@@ -40,6 +42,7 @@ class DraftContext:
     seed: int
     slots_L: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     num_output: int = 0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,16 @@ from typing import Final
 _DIRECTORY: Final = Path(__file__).parent / "heads"
 
 
+def has_shipped_head(target: str) -> bool:
+    """Whether a head comes with the project for the built-in model `target`."""
+    # A target may also go by its path, and joining an absolute path would leave our directory.
+    return Path(target).name == target and (_DIRECTORY / target / "config.json").exists()
+
+
 def shipped_head(target: str) -> Path:
     """The directory of the head for a built-in model. Raises `ValueError` if there is none."""
-    directory = _DIRECTORY / target
-    if not (directory / "config.json").exists():
+    if not has_shipped_head(target):
         raise ValueError(
             f"No head ships for {target}: name one with --head, or train one with cast-train."
         )
-    return directory
+    return _DIRECTORY / target

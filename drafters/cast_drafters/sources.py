@@ -25,6 +25,9 @@ class Source(Protocol):
 
     def extend(self, request_id: str, token_ids: Sequence[int]) -> None: ...
 
+    def own(self, request_id: str, owner: str) -> None:
+        """Says whose sequence it is: for sources that remember ended ones."""
+
     def release(self, request_id: str) -> None: ...
 
     def predict(self, request_id: str, tail: Sequence[int], width: int) -> Prediction: ...
@@ -47,6 +50,9 @@ class TextSource(Source):
             self.begin(request_id, token_ids)
         self._texts[request_id] = token_ids
         self._indexes[request_id].extend(token_ids)
+
+    def own(self, request_id: str, owner: str) -> None:
+        """Nothing to note: a sequence sees no other."""
 
     def release(self, request_id: str) -> None:
         self._indexes.pop(request_id, None)
@@ -79,6 +85,9 @@ class StoreSource(Source):
         """Nothing to note."""
 
     def extend(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Nothing to note."""
+
+    def own(self, request_id: str, owner: str) -> None:
         """Nothing to note."""
 
     def release(self, request_id: str) -> None:

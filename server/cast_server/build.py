@@ -11,6 +11,7 @@ import torch
 from cast_drafters.base import Drafter, HiddenObserver, TargetParts
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
+from cast_drafters.shipped import has_shipped_head
 from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
@@ -69,8 +70,14 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
 
 def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
     options: dict[str, Any] = {"head": Path(config.head)} if config.head else {}
-    if config.drafter == "eagle":
+    name = config.drafter
+    if name == "auto":
+        name = "eagle" if config.head or has_shipped_head(config.model) else "ngram"
+    if name == "eagle":
         options["sources"] = [name for name in config.draft_sources.split(",") if name]
+        options["learn_from_traffic"] = config.learn_from_traffic
+    elif config.learn_from_traffic:
+        raise ConfigError("--learn-from-traffic works with --drafter eagle only.")
     target = TargetParts(
         name=config.model,
         model=runner.model,
@@ -81,7 +88,7 @@ def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
         device=runner.device,
     )
     try:
-        drafter = create_drafter(config.drafter, target, **options)
+        drafter = create_drafter(name, target, **options)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
     if isinstance(drafter, HiddenObserver):

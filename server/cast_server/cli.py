@@ -38,7 +38,14 @@ examples:
 """
 
 _MODEL_FIELDS = ("model", "dtype", "device", "threads")
-_SPECULATION_FIELDS = ("drafter", "head", "draft_sources", "policy", "max_draft_rows")
+_SPECULATION_FIELDS = (
+    "drafter",
+    "head",
+    "draft_sources",
+    "learn_from_traffic",
+    "policy",
+    "max_draft_rows",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,11 @@ class EngineConfig(BaseModel):
         "auto", description="weights and KV cache; auto is bfloat16"
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto takes a GPU if there is one")
-    drafter: str = Field("ngram", description="where draft tokens come from")
+    drafter: str = Field(
+        "auto",
+        description="where draft tokens come from: eagle (a trained head and n-grams), ngram (the "
+        "text itself), draft-model (a smaller model); auto takes eagle where a head ships",
+    )
     head: str | None = Field(
         None,
         description="directory of a draft head for --drafter eagle; default: the one that ships "
@@ -31,6 +35,13 @@ class EngineConfig(BaseModel):
         "text,store",
         description="what --drafter eagle uses beside the head, separated by commas: text (earlier "
         "in the same sequence), store (n-grams of the model's own writing)",
+    )
+    learn_from_traffic: bool = Field(
+        False,
+        description="let --drafter eagle count, for each owner of requests apart (such as an API "
+        "key), which tokens followed which in the answers to requests that were drafted for; "
+        "prompts are not counted. The counts stay in memory, at most 200,000 contexts for each of "
+        "64 owners, the least recently used go first, and all go when the server stops",
     )
     policy: str = Field(
         "tree:8",

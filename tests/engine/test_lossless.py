@@ -10,6 +10,7 @@ import torch
 from engine.driving import Adversary, request, run
 
 from cast_bench.prompts import PROMPTS
+from cast_drafters.registry import create_drafter
 from cast_server.engine.request import SamplingParams
 
 SYSTEM = (
@@ -111,12 +112,24 @@ def test_plain_decoding_equals_generate(
 def test_ngram_trees_equal_generate_with_chunks_and_prefix_hits(
     make_core, plain_model, prompts, answers_of, scale, concurrency
 ) -> None:
-    core = make_core(max_batched_tokens=96)
+    core = make_core(max_batched_tokens=96, drafter="ngram")
     answers = run(core, greedy(prompts, "tree:8", scale), concurrency)
     assert_identical(plain_model, prompts, answers_of(scale), answers)
     assert max(len(prompts[i]) for i in scale.names) > 3 * 96
     assert sum(a.last.num_cached_tokens > 0 for a in answers.values()) >= len(scale.names) / 6
     assert accepted(answers) > scale.length
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("scale", SCALES)
+def test_eagle_trees_equal_generate_with_chunks_and_prefix_hits(
+    make_core, plain_model, prompts, answers_of, scale, concurrency
+) -> None:
+    core = make_core(max_batched_tokens=96, drafter="eagle")
+    answers = run(core, greedy(prompts, "tree:12", scale), concurrency)
+    assert_identical(plain_model, prompts, answers_of(scale), answers)
+    assert sum(a.last.num_cached_tokens > 0 for a in answers.values()) >= len(scale.names) / 6
+    assert accepted(answers) > 2 * scale.length
 
 
 @pytest.mark.parametrize("concurrency", [1, 8])
@@ -134,7 +147,7 @@ def test_adversarial_trees_equal_generate(
 
 
 def test_preemption_changes_nothing(make_core, plain_model, prompts, answers_of) -> None:
-    core = make_core(kv_cache_tokens=512, max_model_len=512)
+    core = make_core(kv_cache_tokens=512, max_model_len=512, drafter="eagle")
     scale = Scale((1, 4, 5, 7, 8, 10, 11, 13), 96)
     answers = run(core, greedy(prompts, "tree:4", scale))
     assert_identical(plain_model, prompts, answers_of(scale), answers)
@@ -155,7 +168,7 @@ MIXES = {
 
 
 def test_seeded_sampling_is_the_same_with_and_without_trees(make_core, prompts) -> None:
-    core = make_core(max_draft_rows=256)
+    core = make_core(max_draft_rows=256, drafter="eagle")
     requests = {
         policy: [
             request(name, prompts[i], SamplingParams(max_tokens=48, **mix), policy, seed=1000 + i)
@@ -165,13 +178,17 @@ def test_seeded_sampling_is_the_same_with_and_without_trees(make_core, prompts) 
     }
     plain = run(core, requests["off"], concurrency=1)
     batched = run(core, requests["off"])
+    eagle = run(core, requests["tree:8"])
+    core.runner.watch(None)
+    core.drafter = create_drafter("ngram")
     ngram = run(core, requests["tree:8"])
     truth = {r.id: [*r.prompt_token_ids, *plain[r.id].tokens] for r in requests["off"]}
     core.drafter = Adversary(core.runner.vocab_size, 24, False, truth)
     misled = run(core, requests["tree:24"])
-    assert sum(a.last.speculation.num_accepted_draft_tokens for a in misled.values()) > 60
+    assert accepted(misled) > 60
+    assert accepted(eagle) > 60
     for name, answer in plain.items():
-        for other in (batched, ngram, misled):
+        for other in (batched, eagle, ngram, misled):
             assert other[name].tokens == answer.tokens, name
             assert other[name].text == answer.text, name
             for one, two in zip(answer.logprobs, other[name].logprobs, strict=True):

@@ -30,6 +30,7 @@ from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import NOTHING, Pool, Prediction
 from cast_drafters.shipped import shipped_head
 from cast_drafters.sources import TAIL, Source, StoreSource, TextSource
+from cast_drafters.traffic import TrafficSource, TrafficStore
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_kernels.gumbel import gumbel_noise
 from cast_kernels.tree_attention import SequenceRows
@@ -44,7 +45,7 @@ POOL_FILE: Final = "pool.json"
 
 
 class EagleDrafter(Drafter, HiddenObserver):
-    """`levels` passes at most a step, `width` nodes of a sequence in each after the first.
+    """At most `levels` passes a step, `width` nodes of a sequence in each after the first.
 
     A sequence that is more than `max_catch_up` tokens behind catches up in several steps, without
     drafts in between.
@@ -63,7 +64,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         max_catch_up: int = 512,
     ) -> None:
         self.layer_ids = head.config.layer_ids
-        self._head = head
+        self.head = head
         self._text, self._store = text, store
         self._sources = [source for source in (text, store) if source is not None]
         self._pool = pool or Pool.default()
@@ -82,11 +83,13 @@ class EagleDrafter(Drafter, HiddenObserver):
         head: Path | None = None,
         sources: Sequence[str] = SOURCES,
         num_scratch: int = 1024,
+        learn_from_traffic: bool = False,
     ) -> EagleDrafter:
         """Loads the head in the directory `head`, or the one that ships for a built-in target.
 
-        `ngrams.store` beside it is the source "store", `pool.json` says how to weigh them. Raises
-        `ValueError`, a sentence on what cannot be loaded or does not fit the target.
+        `ngrams.store` beside it is the source "store", `pool.json` says how to weigh them.
+        `learn_from_traffic` adds to that store, in memory, what sequences leave when they end.
+        Raises `ValueError`, a sentence on what cannot be loaded or does not fit the target.
         """
         unknown = set(sources) - set(SOURCES)
         if unknown:
@@ -98,12 +101,21 @@ class EagleDrafter(Drafter, HiddenObserver):
         config, tensors = read_head(directory, shape)
         store_file, pool_file = directory / STORE_FILE, directory / POOL_FILE
         has_store = "store" in sources and store_file.exists()
+        shipped = NgramStore.open(store_file) if has_store else None
+        store: Source | None = StoreSource(shipped) if shipped is not None else None
+        if learn_from_traffic:
+            store = TrafficSource(TrafficStore(), shipped)
         return cls(
             ServedHead(config, tensors, target, num_scratch),
             text=TextSource() if "text" in sources else None,
-            store=StoreSource(NgramStore.open(store_file)) if has_store else None,
+            store=store,
             pool=Pool.open(pool_file) if pool_file.exists() else None,
         )
+
+    @property
+    def traffic(self) -> TrafficStore | None:
+        """What ended sequences have left behind; None unless they are to leave anything."""
+        return self._store.traffic if isinstance(self._store, TrafficSource) else None
 
     # Drafter
 
@@ -112,6 +124,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         for source in self._sources:
             source.begin(request_id, token_ids)
 
+    @torch.inference_mode()
     def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
         trees: list[DraftTree] = [EMPTY_TREE] * len(contexts)
         for one in contexts:
@@ -141,10 +154,10 @@ class EagleDrafter(Drafter, HiddenObserver):
     # HiddenObserver
 
     def record(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
-        self._head.fuse(slots_M, hidden)
+        self.head.fuse(slots_M, hidden)
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
-        self._head.move(source_M, target_M)
+        self.head.move(source_M, target_M)
 
     # Catching up
 
@@ -166,7 +179,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         batch = HeadRows(
             np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots), rows
         )
-        out_NH = self._head.forward(batch, self._head.fused(np.concatenate(before)))
+        out_NH = self.head.forward(batch, self.head.fused(np.concatenate(before)))
         for one, begin, end in zip(contexts, begins, ends, strict=True):
             self._stamp_S[one.slots_L[begin:end]] = self._stamps[one.request_id][begin:end]
         last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
@@ -194,18 +207,19 @@ class EagleDrafter(Drafter, HiddenObserver):
         for one in contexts:
             for source in self._sources:
                 source.extend(one.request_id, one.token_ids)
+                source.own(one.request_id, one.owner)
         out_NH, current = self._catch_up(contexts)
         growths = [_Growth(contexts[index], place) for place, index in enumerate(current)]
         nodes = [(one, ROOT) for one in growths]
-        states_RH = self._head.next(out_NH)
-        for level in range(self._levels):
+        states_RH = self.head.next(out_NH)
+        for level in range(min(self._levels, max(map(_useful_levels, contexts)))):
             if level:
                 nodes = self._runnable(growths)
             if not nodes:
                 break
             if level:
                 out_NH = self._run(nodes, states_RH)
-                states_RH = torch.cat([states_RH, self._head.next(out_NH)])
+                states_RH = torch.cat([states_RH, self.head.next(out_NH)])
             self._give_children(nodes, out_NH)
         trees = [EMPTY_TREE] * len(contexts)
         for index, growth in zip(current, growths, strict=True):
@@ -216,14 +230,14 @@ class EagleDrafter(Drafter, HiddenObserver):
     def _runnable(self, growths: Sequence[_Growth]) -> list[tuple[_Growth, int]]:
         """The next level's nodes, at most as many as there are scratch slots."""
         chosen = [(one, node) for one in growths for node in one.tree.frontier(self._width)]
-        room = self._head.num_scratch - sum(len(one.run) for one in growths)
+        room = self.head.num_scratch - sum(len(one.run) for one in growths)
         if len(chosen) > room:
             chosen = sorted(chosen, key=lambda pair: -pair[0].tree.nodes[pair[1]].log_prob)[:room]
             chosen.sort(key=lambda pair: pair[0].place)
-        used = self._head.num_scratch - room
+        used = self.head.num_scratch - room
         first_row = len(growths) + used
         for offset, (one, node) in enumerate(chosen):
-            one.add_row(node, first_row + offset, self._head.num_slots + used + offset)
+            one.add_row(node, first_row + offset, self.head.num_slots + used + offset)
         return chosen
 
     def _run(self, nodes: Sequence[tuple[_Growth, int]], states_RH: Tensor) -> Tensor:
@@ -238,15 +252,15 @@ class EagleDrafter(Drafter, HiddenObserver):
             np.array([one.slots[one.run[node]] for one, node in nodes]),
             [one.rows(list(group)) for one, group in _by_sequence(nodes)],
         )
-        return self._head.forward(batch, states_RH[above])
+        return self.head.forward(batch, states_RH[above])
 
     def _give_children(self, nodes: Sequence[tuple[_Growth, int]], out_NH: Tensor) -> None:
         is_sampled = any(one.context.temperature > 0 for one, _ in nodes)
         widest = max(one.context.limits.max_width for one, _ in nodes)
         count = max(widest, _MAX_CANDIDATES if is_sampled else 0)
-        log_q_NV = self._head.log_probs(out_NH)
+        log_q_NV = self.head.log_probs(out_NH)
         top = log_q_NV.topk(min(count, log_q_NV.shape[1]))
-        ids_NK = self._head.draft_token_ids[top.indices.cpu().numpy()]
+        ids_NK = self.head.draft_token_ids[top.indices.cpu().numpy()]
         log_q_NK = top.values.cpu().double().numpy()
         for row, (one, node) in enumerate(nodes):
             if one.context.temperature > 0:
@@ -336,6 +350,11 @@ def _by_sequence(
     for one, node in nodes:
         groups.setdefault(one.place, (one, []))[1].append(node)
     return list(groups.values())
+
+
+def _useful_levels(context: DraftContext) -> int:
+    """A level costs about as much as four rows of a small target's step."""
+    return max(1, context.limits.max_nodes // 4)
 
 
 def _wants_drafts(context: DraftContext) -> bool:

@@ -150,6 +150,7 @@ class EngineCore:
                         request.seed,
                         one.sequence.slots(0, len(one.sequence.token_ids)),
                         one.sequence.num_output,
+                        request.owner,
                     )
                 )
         candidates = self.drafter.propose(contexts) if contexts else []

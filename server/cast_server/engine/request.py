@@ -100,7 +100,11 @@ class SpeculationParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate. `seed` is always set here: position-keyed noise needs one."""
+    """One sequence to generate. `seed` is always set here: position-keyed noise needs one.
+
+    `owner` is an opaque name for who sent it, such as the id of an API key; "" for nobody known.
+    What is learned from one owner's requests helps no other's.
+    """
 
     id: str
     prompt_token_ids: tuple[int, ...]
@@ -108,6 +112,7 @@ class Request:
     seed: int
     speculation: SpeculationParams = SpeculationParams()
     arrival_time: float = field(default_factory=time.monotonic)
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)

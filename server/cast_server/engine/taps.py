@@ -18,21 +18,19 @@ class Taps:
 
     def __init__(self, model: Any, layer_ids: Sequence[int]) -> None:
         layers = _decoder_layers(model)
-        self._index = {layer_id: place for place, layer_id in enumerate(layer_ids)}
-        self._hidden: list[Tensor | None] = [None] * len(layer_ids)
+        self._layer_ids = tuple(layer_ids)
+        self._hidden: dict[int, Tensor] = {}
         self._handles = [
             layers[layer_id].register_forward_pre_hook(self._before(layer_id), with_kwargs=True)
             if layer_id < len(layers)
             else layers[-1].register_forward_hook(self._after(layer_id))
-            for layer_id in layer_ids
+            for layer_id in sorted(set(layer_ids))
         ]
 
     def take(self) -> list[Tensor]:
         """What the pass just ended left behind, [N, E] for each layer id, in their order."""
-        taken = [hidden for hidden in self._hidden if hidden is not None]
-        assert len(taken) == len(self._hidden), "a tapped layer did not run"
-        self._hidden = [None] * len(taken)
-        return taken
+        taken, self._hidden = self._hidden, {}
+        return [taken[layer_id] for layer_id in self._layer_ids]
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -51,7 +49,7 @@ class Taps:
         return hook
 
     def _keep(self, layer_id: int, hidden: Tensor) -> None:
-        self._hidden[self._index[layer_id]] = hidden.reshape(-1, hidden.shape[-1])
+        self._hidden[layer_id] = hidden.reshape(-1, hidden.shape[-1])
 
 
 def _decoder_layers(model: Any) -> nn.ModuleList:

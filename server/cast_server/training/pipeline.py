@@ -68,6 +68,7 @@ class Pipeline:
         layer_ids = self._taps(model)
         config = EngineConfig(
             model=self.recipe.model,
+            drafter="ngram",
             policy="off",
             max_num_seqs=concurrency,
             kv_cache_tokens=concurrency * 1024,

@@ -1,0 +1,128 @@
+"""`cast-train` from nothing to a head that is served, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_models
+import torch
+from engine.driving import request, run
+
+from cast_server.build import build_core
+from cast_server.config import EngineConfig
+from cast_server.engine.request import SamplingParams
+from cast_server.model_files import load_model, resolve_model
+from cast_server.training.cli import main
+from cast_server.training.corpus import read
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def llama_of_six_layers():
+    return tiny_models.llama(num_hidden_layers=6)
+
+
+@pytest.fixture(scope="module")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    tiny_models.randomised(llama_of_six_layers).save_pretrained(directory)
+    tokenizer = tiny_models.byte_level_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(directory)
+    tokenizer.chat_template = None
+    return directory
+
+
+@pytest.fixture(scope="module")
+def flags(model_directory: Path) -> list[str]:
+    return [
+        f"--model={model_directory}",
+        "--conversations=40",
+        "--answer-tokens=24",
+        "--steps=4",
+        "--batch-tokens=400",
+        "--on-policy-steps=2",
+        "--draft-vocab-size=200",
+        "--threads=1",
+    ]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory, flags: list[str]) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    assert main([f"--out={out}", *flags]) == 0
+    return out
+
+
+def test_everything_is_there(out: Path) -> None:
+    conversations = list(read(out / "corpus.jsonl"))
+    assert sorted(one.id for one in conversations) == list(range(40))
+    assert len({one.task for one in conversations}) == 6
+    files = {path.name for path in (out / "head").iterdir()}
+    wanted = {"config.json", "model.safetensors", "ngrams.store", "pool.json"}
+    assert files == wanted | {"README.md", "curves.png", "history.json"}
+    history = json.loads((out / "head" / "history.json").read_text())
+    assert len(history["steps"]) == 4
+    assert "agreement at depth 1" in (out / "head" / "README.md").read_text()
+
+
+def test_the_head_is_served_and_changes_no_token(out: Path, model_directory: Path) -> None:
+    model, tokenizer = load_model(resolve_model(str(model_directory)), torch.float32)
+    config = EngineConfig(
+        model=str(model_directory),
+        dtype="float32",
+        head=str(out / "head"),
+        kv_cache_tokens=2048,
+        max_draft_rows=64,
+    )
+    core = build_core(config, model, tokenizer)
+    assert core.drafter.name == "eagle"
+    prompts = [one.prompt for one in read(out / "corpus.jsonl")][:6]
+    for params in (
+        SamplingParams(max_tokens=24, temperature=0.0),
+        SamplingParams(max_tokens=24, temperature=0.8),
+    ):
+        answers = {
+            policy: run(core, [request(str(i), p, params, policy) for i, p in enumerate(prompts)])
+            for policy in ("off", "tree:12")
+        }
+        for name, plain in answers["off"].items():
+            assert answers["tree:12"][name].tokens == plain.tokens
+        drafted = [a.last.speculation.num_draft_tokens for a in answers["tree:12"].values()]
+        assert sum(drafted) > 0
+
+
+def test_the_same_command_has_nothing_left_to_do(out: Path, flags: list[str]) -> None:
+    weights = (out / "head" / "model.safetensors").read_bytes()
+    assert main([f"--out={out}", *flags]) == 0
+    assert (out / "head" / "model.safetensors").read_bytes() == weights
+
+
+def test_another_recipe_in_the_same_directory_is_refused(out, flags, capsys) -> None:
+    assert main([f"--out={out}", *flags, "--draft-vocab-size=100"]) == 2
+    assert "was begun with draft_vocab_size 200, not 100" in capsys.readouterr().err
+
+
+def test_answers_to_given_prompts(tmp_path: Path, flags: list[str]) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    lines = [{"prompt": "the cat"}, {"messages": [{"role": "user", "content": "the dog"}]}]
+    prompts.write_text("\n".join(map(json.dumps, lines)))
+    given = [*flags, f"--prompts={prompts}", "--conversations=4", "--stages", "make"]
+    assert main([f"--out={tmp_path / 'out'}", *given]) == 0
+    conversations = sorted(read(tmp_path / "out" / "corpus.jsonl"), key=lambda one: one.id)
+    assert [one.prompt for one in conversations[:2]] == [one.prompt for one in conversations[2:]]
+    assert {one.task for one in conversations} == {"given"}
+
+
+@pytest.mark.parametrize("line", ["not json", '{"question": "?"}'])
+def test_prompts_that_cannot_be_read(tmp_path: Path, flags: list[str], capsys, line: str) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(line)
+    given = [*flags, f"--prompts={prompts}", "--stages", "make"]
+    assert main([f"--out={tmp_path / 'out'}", *given]) == 2
+    assert "prompts.jsonl, line 1: need a JSON object" in capsys.readouterr().err
