@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ class Tally:
     accepted_at: Counter[int] = field(default_factory=Counter)
     drafted_by: Counter[int] = field(default_factory=Counter)
     accepted_by: Counter[int] = field(default_factory=Counter)
+    judged: list[tuple[float, bool]] = field(default_factory=list)
 
     def add(self, result: VerifyResult) -> None:
         tree, path = result.tree, result.accepted_nodes
@@ -49,9 +51,31 @@ class Tally:
         for depth in range(1, min(deepest, len(path) + 1) + 1):
             self.reached[depth] += 1
             self.accepted_at[depth] += depth <= len(path)
+        self._judge(result)
         if tree.sources_T is not None:
             self.drafted_by.update(tree.sources_T.tolist())
             self.accepted_by.update(tree.sources_T[list(path)].tolist())
+
+    def _judge(self, result: VerifyResult) -> None:
+        """Children of accepted nodes: how likely they were said to be, and what came of it."""
+        tree, path = result.tree, result.accepted_nodes
+        parents = {-1, *path}
+        for node, parent in enumerate(tree.parents_T.tolist()):
+            if parent in parents:
+                above = tree.log_probs_T[parent] if parent >= 0 else 0.0
+                self.judged.append((math.exp(tree.log_probs_T[node] - above), node in path))
+
+    def calibration(self) -> dict[str, float]:
+        """Expected over actual acceptances, and the expected calibration error over ten bins."""
+        bins: dict[int, list[tuple[float, bool]]] = {}
+        for probability, came in self.judged:
+            bins.setdefault(min(9, int(10 * probability)), []).append((probability, came))
+        error = sum(abs(sum(p for p, _ in b) - sum(c for _, c in b)) for b in bins.values())
+        actual = sum(came for _, came in self.judged)
+        return {
+            "expected_over_actual": round(sum(p for p, _ in self.judged) / max(1, actual), 4),
+            "calibration_error": round(error / max(1, len(self.judged)), 4),
+        }
 
     def summary(self) -> dict[str, Any]:
         return {
@@ -66,6 +90,7 @@ class Tally:
             ],
             "accepted_by_source": dict(sorted(self.accepted_by.items())),
             "drafted_by_source": dict(sorted(self.drafted_by.items())),
+            **self.calibration(),
         }
 
 

@@ -23,7 +23,13 @@ from typing import Final
 
 from tqdm import tqdm
 
-SIDES: Final = ("castserve-off", "castserve-ngram", "transformers", "llama.cpp")
+SIDES: Final = (
+    "castserve-off",
+    "castserve-ngram",
+    "castserve-eagle",
+    "transformers",
+    "llama.cpp",
+)
 
 
 @dataclass(frozen=True, slots=True)

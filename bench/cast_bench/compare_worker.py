@@ -23,7 +23,7 @@ class Generate(Protocol):
     def __call__(self, prompts: list[str]) -> int: ...
 
 
-def castserve(policy: str, args: argparse.Namespace) -> Generate:
+def castserve(policy: str, drafter: str, args: argparse.Namespace) -> Generate:
     """Our engine in this process, without HTTP."""
     import torch
 
@@ -33,7 +33,9 @@ def castserve(policy: str, args: argparse.Namespace) -> Generate:
     from cast_server.model_files import load_model, resolve_model
 
     torch.set_num_threads(args.threads)
-    config = EngineConfig(dtype=args.dtype, max_num_seqs=args.slots, kv_cache_tokens=16384)
+    config = EngineConfig(
+        dtype=args.dtype, drafter=drafter, max_num_seqs=args.slots, kv_cache_tokens=16384
+    )
     model, tokenizer = load_model(resolve_model(config.model), getattr(torch, args.dtype))
     core = build_core(config, model, tokenizer)
     params = SamplingParams(max_tokens=args.output_len, temperature=0.0, ignore_eos=True)
@@ -107,8 +109,9 @@ def llama_cpp(args: argparse.Namespace) -> Generate:
 
 
 _SIDES: Final[dict[str, Callable[[argparse.Namespace], Generate]]] = {
-    "castserve-off": lambda args: castserve("off", args),
-    "castserve-ngram": lambda args: castserve("tree:8", args),
+    "castserve-off": lambda args: castserve("off", "ngram", args),
+    "castserve-ngram": lambda args: castserve("tree:8", "ngram", args),
+    "castserve-eagle": lambda args: castserve("tree:8", "eagle", args),
     "transformers": transformers,
     "llama.cpp": llama_cpp,
 }
