@@ -353,8 +353,9 @@ def _by_sequence(
 
 
 def _useful_levels(context: DraftContext) -> int:
-    """A level costs about as much as four rows of a small target's step."""
-    return max(1, context.limits.max_nodes // 4)
+    """A level costs about as much as four rows of a small target's step; a chain is all levels."""
+    limits = context.limits
+    return limits.max_nodes if limits.max_width == 1 else max(1, limits.max_nodes // 4)
 
 
 def _wants_drafts(context: DraftContext) -> bool:
