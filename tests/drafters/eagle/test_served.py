@@ -277,3 +277,15 @@ def test_positions_beyond_the_table_of_the_head() -> None:
     show(drafter, one, 0, 89)
     [tree] = drafter.propose([context(one)])
     assert_root(drafter, right, one, 90, tree)
+
+
+def test_accepted_rows_are_found_where_they_were_moved_to() -> None:
+    [one] = sequences([12])
+    drafter, right = make_drafter()
+    show(drafter, one, 0, 8)
+    elsewhere = np.array([slot for slot in range(96) if slot not in one.slots][:3])
+    hidden = [tap[8:11] for tap in one.taps]
+    drafter.record(torch.from_numpy(elsewhere), hidden)
+    drafter.move(torch.from_numpy(elsewhere), torch.from_numpy(one.slots[8:11]))
+    [tree] = drafter.propose([context(one)])
+    assert_root(drafter, right, one, 12, tree)
