@@ -8,20 +8,19 @@ a machine whose speed drifts treats all alike. The output is Markdown on the scr
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from tqdm import tqdm
+
+from cast_bench.provenance import provenance
 
 SIDES: Final = (
     "castserve-off",
@@ -99,7 +98,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _save(runs: Sequence[Run], args: argparse.Namespace) -> None:
     if args.json:
-        document = {"provenance": provenance(args), "runs": [asdict(run) for run in runs]}
+        document = {
+            "provenance": provenance("cast_bench.compare", args),
+            "runs": [asdict(run) for run in runs],
+        }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
@@ -123,45 +125,9 @@ def report(runs: Sequence[Run], baseline: str) -> str:
     return "\n".join(lines)
 
 
-def provenance(args: argparse.Namespace) -> dict[str, object]:
-    """Enough to run it again and to judge whether it can be compared."""
-    packages = ("castserve", "torch", "transformers", "xllamacpp")
-    return {
-        "command": " ".join(["python -m cast_bench.compare", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "git": _git("rev-parse", "HEAD"),
-        "git_dirty": bool(_git("status", "--porcelain")),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {_cpu_name()}",
-        "threads": args.threads,
-        "dtype": args.dtype,
-        "versions": {name: _version(name) for name in packages},
-    }
-
-
 def _spread(values: Sequence[float], digits: int) -> str:
     low, high = min(values), max(values)
     return f"{statistics.median(values):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(
-        ["git", *words], capture_output=True, text=True, check=False
-    ).stdout.strip()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from cast_bench.prompts import PROMPTS, chat_ids
+from cast_bench.provenance import provenance
 from cast_drafters.eagle.drafter import EagleDrafter
 from cast_drafters.eagle.served import HeadRows
 from cast_kernels.tree_attention import SequenceRows
@@ -52,8 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     ratio = medians["draft level"] / medians["target step"]
     print(f"a level of {args.rows} rows costs {ratio:.1%} of a step")
     if args.json:
-        arguments = {name: str(value) for name, value in vars(args).items()}
-        document = {"arguments": arguments, "milliseconds": times, "ratio_of_medians": ratio}
+        document = {
+            "provenance": provenance("cast_bench.draft_cost", args),
+            "milliseconds": {name: [round(t, 3) for t in values] for name, values in times.items()},
+            "ratio_of_medians": ratio,
+        }
         args.json.write_text(json.dumps(document) + "\n")
     return 0
 

@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from cast_bench.prompts import PROMPTS, chat_ids
+from cast_bench.provenance import provenance
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
@@ -128,7 +129,7 @@ def _report(found: list[Difference], plain: list[list[int]], args: argparse.Name
     )
     if args.json:
         differences = [asdict(one) | {"margin": one.margin} for one in found]
-        document = {"arguments": vars(args) | {"json": None}, "tokens": tokens}
+        document = {"provenance": provenance("cast_bench.lossless", args), "tokens": tokens}
         args.json.write_text(json.dumps(document | {"differences": differences}, indent=1) + "\n")
     return 1 if bugs else 0
 

@@ -1,0 +1,54 @@
+"""Enough beside every figure to take it again, and to judge whether it can be compared."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("castserve", "torch", "transformers", "xllamacpp")
+
+
+def provenance(module: str, args: argparse.Namespace) -> dict[str, object]:
+    """Of one run of `python -m <module>`. Paths go by their last part."""
+    return {
+        "module": module,
+        "arguments": {name: _plain(value) for name, value in vars(args).items() if name != "json"},
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "git": _git("rev-parse", "HEAD"),
+        "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {_cpu_name()}",
+        "versions": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return value.name
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(
+        ["git", *words], capture_output=True, text=True, check=False
+    ).stdout.strip()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")
