@@ -28,7 +28,7 @@ from cast_server.engine.model_runner import ModelRunner
 from cast_server.errors import ConfigError
 from cast_server.model_files import load_model, resolve_model
 from cast_server.training.branching import Brancher
-from cast_server.training.corpus import read
+from cast_server.training.corpus import Conversation, read
 from cast_server.training.dataset import Dataset
 from cast_server.training.generate import Generator
 from cast_server.training.pooling import fit_pool
@@ -54,7 +54,10 @@ class Recipe:
 
 
 class Pipeline:
-    """Works in `directory`: corpus.jsonl, corpus.features, training/ and, at the end, head/."""
+    """Works in `directory`: corpus.jsonl, corpus.features, training/ and, at the end, head/.
+
+    texts.jsonl, if it is there, holds more conversations that only go into n-grams and vocabulary.
+    """
 
     def __init__(self, recipe: Recipe, directory: Path) -> None:
         self.recipe = recipe
@@ -114,7 +117,7 @@ class Pipeline:
         target = self.directory / "head"
         tensors = {name: p.detach().bfloat16() for name, p in head.named_parameters()}
         write_head(target, config, tensors | {"draft_token_ids": ids}, type(model).__name__)
-        everything = list(read(self._corpus))
+        everything = self._texts()
         conversations = [one for one in everything if not one.is_held_out]
         held_out = [one for one in everything if one.is_held_out]
         build_store(
@@ -137,6 +140,11 @@ class Pipeline:
         write_card(self.recipe, config, conversations, history, target / "README.md")
         (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
         return target
+
+    def _texts(self) -> list[Conversation]:
+        """The corpus, and texts that came without hidden states: good for n-grams all the same."""
+        more = self.directory / "texts.jsonl"
+        return [*read(self._corpus), *(read(more) if more.exists() else ())]
 
     def _check(self) -> None:
         """One directory, one recipe; only more conversations and more steps are fine."""
@@ -177,7 +185,7 @@ class Pipeline:
             path.parent.mkdir(exist_ok=True)
             vocab_size = model.config.get_text_config().vocab_size
             size = min(self.recipe.draft_vocab_size, vocab_size)
-            torch.save(draft_vocabulary(read(self._corpus), vocab_size, size), path)
+            torch.save(draft_vocabulary(self._texts(), vocab_size, size), path)
         ids = torch.load(path, weights_only=True)
         return head_config(model, self._taps(model)[:-1], len(ids)), ids
 

@@ -65,8 +65,10 @@ to believe head, text so far and store.
 ## Data
 
 {len(conversations)} conversations ({_list(f"{n} {task}" for task, n in tasks.items())}) with
-{answers} answer tokens, {made_by} written by the target itself. One conversation in 32 was held
-out. No public question set was used.
+{answers} answer tokens, {made_by} written by the target itself. The head learnt from the
+{history["epochs"][-1] if history["epochs"] else 0} whose hidden states were kept (the last epoch's
+number below, held-out ones included), the store from all. One conversation in 32 was held out from
+both. No public question set was used.
 
 ## Training
 
