@@ -99,6 +99,11 @@ class EagleDrafter(Drafter, HiddenObserver):
         directory = head or shipped_head(target.name)
         shape = TargetShape(target.hidden_size, target.vocab_size, target.num_layers)
         config, tensors = read_head(directory, shape)
+        if config.version != 3:
+            raise ValueError(
+                f"{directory} holds an EAGLE-1/2 head, which can be read but not served yet; "
+                "use an EAGLE-3 head, or --drafter ngram."
+            )
         store_file, pool_file = directory / STORE_FILE, directory / POOL_FILE
         has_store = "store" in sources and store_file.exists()
         shipped = NgramStore.open(store_file) if has_store else None
