@@ -25,6 +25,7 @@ from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.served import HeadRows, ServedHead
+from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.growth import ROOT, GrowingTree, Guess
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import NOTHING, Pool, Prediction
@@ -63,7 +64,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         width: int = 4,
         max_catch_up: int = 512,
     ) -> None:
-        self.layer_ids = head.config.layer_ids
+        self.layer_ids = head.layer_ids
         self.head = head
         self._text, self._store = text, store
         self._sources = [source for source in (text, store) if source is not None]
@@ -99,11 +100,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         directory = head or shipped_head(target.name)
         shape = TargetShape(target.hidden_size, target.vocab_size, target.num_layers)
         config, tensors = read_head(directory, shape)
-        if config.version != 3:
-            raise ValueError(
-                f"{directory} holds an EAGLE-1/2 head, which can be read but not served yet; "
-                "use an EAGLE-3 head, or --drafter ngram."
-            )
+        make_head = ServedHead if config.version == 3 else ServedHeadV1
         store_file, pool_file = directory / STORE_FILE, directory / POOL_FILE
         has_store = "store" in sources and store_file.exists()
         shipped = NgramStore.open(store_file) if has_store else None
@@ -111,7 +108,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         if learn_from_traffic:
             store = TrafficSource(TrafficStore(), shipped)
         return cls(
-            ServedHead(config, tensors, target, num_scratch),
+            make_head(config, tensors, target, num_scratch),
             text=TextSource() if "text" in sources else None,
             store=store,
             pool=Pool.open(pool_file) if pool_file.exists() else None,

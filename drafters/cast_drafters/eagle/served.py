@@ -6,10 +6,11 @@ E the target's, K key heads, D head size, V the draft vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -51,6 +52,7 @@ class ServedHead:
         num_scratch: int,
     ) -> None:
         self.config = config
+        self.layer_ids = config.layer_ids
         self.draft_token_ids = tensors["draft_token_ids"].numpy()
         self.num_slots, self.num_scratch = target.num_slots, num_scratch
         self._target = target
@@ -68,7 +70,7 @@ class ServedHead:
         self._gate_up = pack("layer.mlp.gate_proj", "layer.mlp.up_proj")
         self._down = pack("layer.mlp.down_proj")
         self._fc = pack("fc")
-        self._lm_head = WideLinear(weight["lm_head.weight"].to(dtype))
+        self._lm_head = self._make_lm_head(weight)
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
         self._embedding_VE = weight.get("embed_tokens.weight", target.embedding_VE)
@@ -97,9 +99,7 @@ class ServedHead:
         """The next hidden states [N, H], float32, before the final norm."""
         config, device = self.config, self._target.device
         embedded_NH = F.embedding(self._to_device(rows.tokens_N), self._embedding_VE)
-        normed_NH = self._norm(hidden_NH, "layer.hidden_norm.weight")
-        x_NW = torch.cat([self._norm(embedded_NH, "layer.input_layernorm.weight"), normed_NH], -1)
-        residual_NH = normed_NH if config.norm_before_residual else hidden_NH
+        x_NW, residual_NH = self._read(embedded_NH, hidden_NH)
         qkv_NHD = self._qkv(x_NW.to(self._target.dtype)).unflatten(-1, (-1, config.head_dim))
         rotated = config.num_heads + config.num_key_heads
         turned = self._rotate(qkv_NHD[:, :rotated], self._to_device(rows.positions_N))
@@ -127,6 +127,15 @@ class ServedHead:
         log_probs: Tensor = self._lm_head(normed_NH).log_softmax(-1)
         return log_probs
 
+    def _make_lm_head(self, weight: Mapping[str, Tensor]) -> WideLinear:
+        return WideLinear(weight["lm_head.weight"].to(self._target.dtype))
+
+    def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        """What attention reads, [N, W], and what its result is added to, [N, H]."""
+        normed_NH = self._norm(hidden_NH, "layer.hidden_norm.weight")
+        x_NW = torch.cat([self._norm(embedded_NH, "layer.input_layernorm.weight"), normed_NH], -1)
+        return x_NW, normed_NH if self.config.norm_before_residual else hidden_NH
+
     def _norm(self, x: Tensor, name: str) -> Tensor:
         x = x.float()
         weight = self._norms[name]
@@ -148,8 +157,25 @@ class ServedHead:
 def _rotation(config: HeadConfig, num_positions: int) -> Tensor:
     """Cosines and sines of RoPE (Su et al. 2021), [positions, 2, D]."""
     powers_D = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
-    scaling = config.rope_scaling or {}
-    factor = float(scaling.get("factor", 1.0)) if scaling.get("type") == "linear" else 1.0
-    positions_P = torch.arange(num_positions, dtype=torch.float64) / factor
-    angle_PD = torch.outer(positions_P, config.rope_theta**-powers_D).repeat(1, 2)
+    frequencies_D = _scaled(config.rope_theta**-powers_D, config.rope_scaling)
+    positions_P = torch.arange(num_positions, dtype=torch.float64)
+    angle_PD = torch.outer(positions_P, frequencies_D).repeat(1, 2)
     return torch.stack([angle_PD.cos(), angle_PD.sin()], 1).float()
+
+
+def _scaled(frequencies_D: Tensor, scaling: dict[str, Any] | None) -> Tensor:
+    """Stretched for long contexts. Raises `ValueError` for kinds that are not supported."""
+    if scaling is None:
+        return frequencies_D
+    if scaling["type"] == "linear":
+        return frequencies_D / float(scaling["factor"])
+    if scaling["type"] != "llama3":
+        raise ValueError(
+            f"The head's rope_scaling is of type {scaling['type']!r}; only linear and llama3 are "
+            "supported."
+        )
+    # Llama 3.1: slow waves are stretched, fast ones kept, those between blended.
+    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
+    turns_D = float(scaling["original_max_position_embeddings"]) * frequencies_D / (2 * math.pi)
+    kept_D = ((turns_D - low) / (high - low)).clamp(0, 1)
+    return frequencies_D * (kept_D + (1 - kept_D) / float(scaling["factor"]))

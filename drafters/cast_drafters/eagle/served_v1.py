@@ -1,0 +1,59 @@
+"""EAGLE-1 and EAGLE-2 heads (Li et al. 2024) as they are served.
+
+Their one layer reads the embedding of the next token and the target's last hidden state, joined by
+one matrix, and foresees the next last hidden state; the target's own output rows make logits of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cast_drafters.base import TargetParts
+from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.served import ServedHead
+
+
+class ServedHeadV1(ServedHead):
+    """Drafts from the target's whole vocabulary.
+
+    Raises `ValueError` if the target's final norm is not found.
+    """
+
+    def __init__(
+        self,
+        config: HeadConfig,
+        tensors: Mapping[str, Tensor],
+        target: TargetParts,
+        num_scratch: int,
+    ) -> None:
+        super().__init__(config, tensors, target, num_scratch)
+        self.layer_ids = (target.num_layers,)
+        decoder = target.model.get_decoder()
+        self._final_norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
+        if self._final_norm is None:
+            raise ValueError(
+                f"The final norm of {type(target.model).__name__} is not where it is looked for, "
+                "so EAGLE-1/2 heads cannot draft for it."
+            )
+
+    def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
+        """Takes in the residual stream after the target's last layer, one [M, E]."""
+        [last_ME] = hidden
+        assert self._final_norm is not None
+        self._hidden_SH[slots_M] = self._final_norm(last_ME).float()
+
+    def log_probs(self, out_NH: Tensor) -> Tensor:
+        log_probs: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float().log_softmax(-1)
+        return log_probs
+
+    def _make_lm_head(self, weight: Mapping[str, Tensor]) -> Any:  # noqa: ARG002
+        return self._target.model.get_output_embeddings()
+
+    def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
+        joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._target.dtype)
+        x_NH = self._fc(joined).float()
+        return x_NH, x_NH
