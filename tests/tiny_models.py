@@ -125,6 +125,7 @@ def tiny_core(model: Any, tokenizer: Any = None, **changes: Any) -> EngineCore:
     """An engine around `model`, which it takes over; float32, on the CPU."""
     settings: dict[str, Any] = {"dtype": "float32", "device": "cpu", "kv_cache_tokens": 2048}
     settings |= {"block_size": 4, "max_draft_rows": 64, "max_model_len": 256, "policy": "off"}
+    settings |= {"drafter": "ngram"}  # the head that ships is for another model
     return build_core(
         EngineConfig(**settings | changes), model, tokenizer or byte_level_tokenizer()
     )
