@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from cast_bench.prompts import chat_ids
+from cast_bench.provenance import provenance
 from cast_drafters.base import VerifyResult
 from cast_drafters.coupling import STRENGTHS
 from cast_server.build import build_core
@@ -123,9 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for strength, shares in zip(STRENGTHS, found, strict=True):
             print(f"  noise at {strength:4.2f}: " + " ".join(f"{share:.3f}" for share in shares))
     if args.json:
-        arguments = {name: str(value) for name, value in vars(args).items()}
         document: dict[str, Any] = {
-            "arguments": arguments,
+            "provenance": provenance("cast_bench.acceptance", args),
             "mean_acceptance_length": mean,
             "sets": results,
         }
