@@ -191,9 +191,9 @@ def _scaled(frequencies_D: Tensor, scaling: Mapping[str, Any] | None) -> Tensor:
 
 def _positive(scaling: Mapping[str, Any], name: str) -> float:
     value = scaling.get(name)
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(
-            f"The head's rope_scaling of type {scaling['type']!r} needs a positive number as "
-            f"{name}, got {value!r}."
-        )
-    return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise ValueError(
+        f"The head's rope_scaling of type {scaling['type']!r} needs a positive number as "
+        f"{name}, got {value!r}."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 
 import numpy as np
@@ -151,12 +152,14 @@ def test_rope_scaling_is_that_of_transformers(scaling) -> None:
 )
 @pytest.mark.parametrize("version", [1, 3])
 def test_rope_scaling_that_is_refused_at_load(version, scaling, said) -> None:
+    config = plain.config(rope_scaling=scaling)
+    make = (
+        functools.partial(served, rope_scaling=scaling)
+        if version == 1
+        else functools.partial(ServedHead, config, plain.weights(config), plain.target(), 8)
+    )
     with pytest.raises(ValueError, match=said) as caught:
-        if version == 1:
-            served(rope_scaling=scaling)
-        else:
-            config = plain.config(rope_scaling=scaling)
-            ServedHead(config, plain.weights(config), plain.target(), 8)
+        make()
     assert str(caught.value).endswith(".")
 
 
