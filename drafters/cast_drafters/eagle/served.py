@@ -26,6 +26,7 @@ from cast_kernels.tree_attention import AttentionPlan, SequenceRows, tree_attent
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 )
+_FIRST_POSITIONS: Final = 4096  # whatever context a config claims: the table grows on demand
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class ServedHead:
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
         self._embedding_VE = weight.get("embed_tokens.weight", target.embedding_VE)
-        self._rotation_P2D = _rotation(config, config.max_position_embeddings).to(device)
+        num_positions = min(config.max_position_embeddings, _FIRST_POSITIONS)
+        self._rotation_P2D = _rotation(config, num_positions).to(device)
         shape = (target.num_slots + num_scratch, 2, config.num_key_heads, config.head_dim)
         self._kv_cache_S2KD = torch.empty(shape, dtype=dtype, device=device)
         self._hidden_SH = torch.empty((target.num_slots, config.hidden_size), device=device)
@@ -163,19 +165,35 @@ def _rotation(config: HeadConfig, num_positions: int) -> Tensor:
     return torch.stack([angle_PD.cos(), angle_PD.sin()], 1).float()
 
 
-def _scaled(frequencies_D: Tensor, scaling: dict[str, Any] | None) -> Tensor:
-    """Stretched for long contexts. Raises `ValueError` for kinds that are not supported."""
+def _scaled(frequencies_D: Tensor, scaling: Mapping[str, Any] | None) -> Tensor:
+    """Stretched for long contexts. Raises `ValueError` for what cannot be done."""
     if scaling is None:
         return frequencies_D
-    if scaling["type"] == "linear":
-        return frequencies_D / float(scaling["factor"])
-    if scaling["type"] != "llama3":
+    if scaling["type"] not in ("linear", "llama3"):
         raise ValueError(
             f"The head's rope_scaling is of type {scaling['type']!r}; only linear and llama3 are "
             "supported."
         )
+    factor = _positive(scaling, "factor")
+    if scaling["type"] == "linear":
+        return frequencies_D / factor
     # Llama 3.1: slow waves are stretched, fast ones kept, those between blended.
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns_D = float(scaling["original_max_position_embeddings"]) * frequencies_D / (2 * math.pi)
+    low, high = _positive(scaling, "low_freq_factor"), _positive(scaling, "high_freq_factor")
+    if low >= high:
+        raise ValueError(
+            f"The head's rope_scaling has a low_freq_factor of {low:g}, which must be less than "
+            f"its high_freq_factor of {high:g}."
+        )
+    turns_D = _positive(scaling, "original_max_position_embeddings") * frequencies_D / math.tau
     kept_D = ((turns_D - low) / (high - low)).clamp(0, 1)
-    return frequencies_D * (kept_D + (1 - kept_D) / float(scaling["factor"]))
+    return frequencies_D * (kept_D + (1 - kept_D) / factor)
+
+
+def _positive(scaling: Mapping[str, Any], name: str) -> float:
+    value = scaling.get(name)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
+        return float(value)
+    raise ValueError(
+        f"The head's rope_scaling of type {scaling['type']!r} needs a positive number as "
+        f"{name}, got {value!r}."
+    )

@@ -18,9 +18,9 @@ from cast_drafters.eagle.served import ServedHead
 
 
 class ServedHeadV1(ServedHead):
-    """Drafts from the target's whole vocabulary.
+    """Drafts from the target's whole vocabulary, out of the target's own embeddings.
 
-    Raises `ValueError` if the target's final norm is not found.
+    Raises `ValueError` if the target's final norm or its output rows are not found.
     """
 
     def __init__(
@@ -31,6 +31,8 @@ class ServedHeadV1(ServedHead):
         num_scratch: int,
     ) -> None:
         super().__init__(config, tensors, target, num_scratch)
+        # Files may hold a copy of them, which EAGLE's own loader overwrites.
+        self._embedding_VE = target.embedding_VE
         self.layer_ids = (target.num_layers,)
         decoder = target.model.get_decoder()
         self._final_norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
@@ -51,7 +53,13 @@ class ServedHeadV1(ServedHead):
         return log_probs
 
     def _make_lm_head(self, weight: Mapping[str, Tensor]) -> Any:  # noqa: ARG002
-        return self._target.model.get_output_embeddings()
+        lm_head = self._target.model.get_output_embeddings()
+        if lm_head is None:
+            raise ValueError(
+                f"{type(self._target.model).__name__} has no output embeddings, so EAGLE-1/2 heads "
+                "cannot draft for it."
+            )
+        return lm_head
 
     def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
         joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._target.dtype)

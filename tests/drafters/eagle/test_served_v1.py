@@ -1,174 +1,168 @@
-"""EAGLE-1/2 heads: against formulas in float64, and in an engine, from their published files."""
+"""EAGLE-1/2 heads against formulas in float64, and what makes them impossible to serve."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
+import functools
+import types
 
 import numpy as np
 import plain_head as plain
 import pytest
-import tiny_models
 import torch
-from engine.driving import request, run
-from safetensors.torch import save_file
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cast_drafters.base import TargetParts
-from cast_drafters.eagle.served import HeadRows
+from cast_drafters.eagle.drafter import EagleDrafter
+from cast_drafters.eagle.served import HeadRows, ServedHead, _scaled
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_kernels.tree_attention import SequenceRows
-from cast_server.engine.request import SamplingParams
 
-WIDTH = 64
-
-
-def published(bias: bool = True) -> dict[str, torch.Tensor]:
-    """A random head under the names of the published files."""
-    torch.manual_seed(4)
-    shapes = {
-        "fc.weight": (WIDTH, 2 * WIDTH),
-        "layers.0.self_attn.q_proj.weight": (64, WIDTH),
-        "layers.0.self_attn.k_proj.weight": (32, WIDTH),
-        "layers.0.self_attn.v_proj.weight": (32, WIDTH),
-        "layers.0.self_attn.o_proj.weight": (WIDTH, 64),
-        "layers.0.mlp.gate_proj.weight": (48, WIDTH),
-        "layers.0.mlp.up_proj.weight": (48, WIDTH),
-        "layers.0.mlp.down_proj.weight": (WIDTH, 48),
-    }
-    tensors = {name: torch.randn(shape) * 0.2 for name, shape in shapes.items()}
-    tensors["layers.0.post_attention_layernorm.weight"] = torch.rand(WIDTH) + 0.5
-    return tensors | ({"fc.bias": torch.randn(WIDTH)} if bias else {})
+EPS = 1e-6
 
 
-def write(directory: Path, bias: bool = True) -> Path:
-    directory.mkdir(parents=True, exist_ok=True)
-    save_file(published(bias), directory / "model.safetensors")
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": WIDTH,
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "num_hidden_layers": 1,
-        "rms_norm_eps": 1e-5,
-        "vocab_size": tiny_models.VOCAB_SIZE,
-        "hidden_act": "silu",
-        "max_position_embeddings": 2048,
-        "bias": bias,
-    }
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
+def target(norm_name="norm", **parts) -> TargetParts:
+    """One whose final norm and output rows are there, and nothing else."""
+    torch.manual_seed(3)
+    norm = torch.nn.RMSNorm(plain.WIDTH, EPS)
+    torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+    lm_head = torch.nn.Linear(plain.WIDTH, plain.VOCAB, bias=False)
+    decoder = types.SimpleNamespace(**{norm_name: norm})
+    found = {"get_decoder": lambda: decoder, "get_output_embeddings": lambda: lm_head} | parts
+    return dataclasses.replace(plain.target(), model=types.SimpleNamespace(**found))
 
 
-class PlainV1(plain.Plain):
-    """The same layer in formulas; attention is inherited, by giving it joined rows."""
-
-    def __init__(self, c, tensors, embedding):
-        super().__init__(c, tensors)
-        self.embedding = embedding.double()
-
-    def forward(self, tokens, hidden, positions, sees):
-        c = self.c
-        joined = torch.cat([self.embedding[tokens], hidden.double()], -1)
-        x = joined @ self.w["fc.weight"].T + self.w["fc.bias"]
-        q, k, v = (self.project(x, part) for part in "qkv")
-        q, k = self.rotate(q, positions), self.rotate(k, positions)
-        rows = []
-        for n in range(len(tokens)):
-            heads = []
-            for h in range(c.num_heads):
-                kv = h // (c.num_heads // c.num_key_heads)
-                score = k[:, kv] @ q[n, h] / c.head_dim**0.5
-                heads.append(score.masked_fill(~sees[n], -torch.inf).softmax(0) @ v[:, kv])
-            rows.append(torch.cat(heads))
-        x = x + torch.stack(rows) @ self.w["layer.self_attn.o_proj.weight"].T
-        y = self.norm(x, "layer.post_attention_layernorm.weight")
-        gate = torch.nn.functional.silu(y @ self.w["layer.mlp.gate_proj.weight"].T)
-        up = y @ self.w["layer.mlp.up_proj.weight"].T
-        return x + (gate * up) @ self.w["layer.mlp.down_proj.weight"].T
+def served(**changes) -> tuple[ServedHeadV1, plain.PlainV1, TargetParts]:
+    config, parts = plain.config_v1(**changes), target()
+    tensors = plain.weights_v1(config)
+    lm_head = parts.model.get_output_embeddings().weight.detach()
+    head = ServedHeadV1(config, tensors, parts, 8)
+    head._kv_cache_S2KD.fill_(torch.nan)
+    return head, plain.PlainV1(config, tensors, parts.embedding_VE, lm_head), parts
 
 
-def test_equals_the_formulas() -> None:
-    model = tiny_models.randomised(tiny_models.llama)
-    embedding = model.get_input_embeddings().weight.detach()
-    tensors = {
-        name.replace("layers.0.", "layer."): tensor for name, tensor in published().items()
-    } | {"draft_token_ids": torch.arange(tiny_models.VOCAB_SIZE)}
-    config = dataclasses.replace(
-        plain.config(),
-        version=1,
-        hidden_size=WIDTH,
-        target_hidden_size=WIDTH,
-        intermediate_size=48,
-        head_dim=16,
-        vocab_size=tiny_models.VOCAB_SIZE,
-        draft_vocab_size=tiny_models.VOCAB_SIZE,
-        layer_ids=(),
-        has_fc_bias=True,
+def assert_close(got: torch.Tensor, right: torch.Tensor) -> None:
+    assert float((got.double() - right).norm() / right.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"has_fc_bias": False, "has_qkv_bias": True},
+        {"num_key_heads": 4, "head_dim": 8},
+        {"rope_scaling": {"type": "linear", "factor": 4.0}},
+    ],
+)
+@torch.inference_mode()
+def test_chain_and_tree_rows_equal_the_formulas(changes) -> None:
+    head, right, parts = served(**changes)
+    tokens, last = torch.randint(plain.VOCAB, (9,)), torch.randn(9, plain.WIDTH) * 3
+    slots = np.random.default_rng(0).permutation(96)[:9]
+    head.fuse(torch.from_numpy(slots), [last])
+    chain = SequenceRows(slots[1:], np.tri(8, dtype=np.bool_), np.arange(8))
+    rows = HeadRows(tokens[1:].numpy(), np.arange(8), slots[1:], [chain])
+    out = head.forward(rows, head.fused(slots[:-1]))
+
+    # Two children of the last row, next to each other, that do not see each other.
+    keys = np.concatenate([slots[1:], [96, 97]])
+    branches = SequenceRows(keys, np.eye(2, dtype=np.bool_), np.ones(2, np.int64))
+    rows = HeadRows(np.array([3, 5]), np.array([8, 8]), np.array([96, 97]), [branches])
+    out = torch.cat([out, head.forward(rows, head.next(out[-1:]).expand(2, -1))])
+
+    normed = right.fuse([parts.model.get_decoder().norm(last[:-1])])
+    sees = torch.ones(10, 10, dtype=torch.bool).tril()
+    sees[9, 8] = False
+    seen = right.forward(tokens[1:], normed, torch.arange(8), sees[:8, :8])
+    states = torch.cat([normed, seen[-1:], seen[-1:]])
+    positions = torch.tensor([*range(8), 8, 8])
+    all_tokens = torch.cat([tokens[1:], torch.tensor([3, 5])])
+    expected = right.forward(all_tokens, states, positions, sees)
+    assert_close(out, expected)
+    assert_close(head.log_probs(out), right.log_probs(expected))
+
+
+def test_reads_after_the_last_layer_and_drafts_every_token() -> None:
+    head, _, _ = served()
+    assert head.layer_ids == (plain.LAYERS,)
+    assert head.draft_token_ids.tolist() == list(range(plain.VOCAB))
+
+
+@pytest.mark.parametrize("norm_name", ["norm", "ln_f"])
+def test_embeddings_in_the_file_are_the_targets(tmp_path, norm_name) -> None:
+    """So their reference loader does it, and files in half precision abound."""
+    config = plain.config_v1()
+    tensors = plain.weights_v1(config)
+    strange = {"embed_tokens.weight": torch.randn(plain.VOCAB, plain.WIDTH)}
+    plain.write_v1(tmp_path, config, tensors | strange)
+    parts = target(norm_name)
+    head = EagleDrafter.for_target(parts, tmp_path, sources=()).head
+    assert type(head) is ServedHeadV1
+    assert torch.equal(head._embedding_VE, parts.embedding_VE)
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"norm_name": "somewhere"}, "final norm of SimpleNamespace"),
+        ({"get_output_embeddings": lambda: None}, "SimpleNamespace has no output embeddings"),
+    ],
+)
+def test_targets_without_what_the_head_borrows(tmp_path, parts, said) -> None:
+    config = plain.config_v1()
+    plain.write_v1(tmp_path, config, plain.weights_v1(config))
+    with pytest.raises(ValueError, match=said) as caught:
+        EagleDrafter.for_target(target(**parts), tmp_path)
+    assert str(caught.value).endswith(".")
+
+
+LLAMA_3 = {
+    "type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FREQUENCIES = 10000.0 ** -(torch.arange(0, 16, 2, dtype=torch.float64) / 16)
+
+
+@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 2.5}, LLAMA_3])
+def test_rope_scaling_is_that_of_transformers(scaling) -> None:
+    fields = {name: value for name, value in scaling.items() if name != "type"}
+    rope = {"rope_type": scaling["type"], "rope_theta": 10000.0, **fields}
+    config = LlamaConfig(hidden_size=64, num_attention_heads=4, rope_parameters=rope)
+    right, _ = ROPE_INIT_FUNCTIONS[scaling["type"]](config, torch.device("cpu"))
+    assert torch.allclose(_scaled(FREQUENCIES, scaling).float(), right.float(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [
+        ({"type": "yarn", "factor": 2.0}, "'yarn'; only linear and llama3"),
+        ({"type": "dynamic", "factor": 2.0}, "'dynamic'; only linear and llama3"),
+        ({"type": "linear"}, "'linear' needs a positive number as factor, got None"),
+        ({"type": "linear", "factor": 0}, "factor, got 0"),
+        ({"type": "linear", "factor": "2"}, "factor, got '2'"),
+        (LLAMA_3 | {"factor": float("nan")}, "factor, got nan"),
+        (LLAMA_3 | {"low_freq_factor": True}, "low_freq_factor, got True"),
+        (LLAMA_3 | {"low_freq_factor": 4.0}, "low_freq_factor of 4, which must be less"),
+        (LLAMA_3 | {"original_max_position_embeddings": None}, "original_max_position_embeddings"),
+    ],
+)
+@pytest.mark.parametrize("version", [1, 3])
+def test_rope_scaling_that_is_refused_at_load(version, scaling, said) -> None:
+    config = plain.config(rope_scaling=scaling)
+    make = (
+        functools.partial(served, rope_scaling=scaling)
+        if version == 1
+        else functools.partial(ServedHead, config, plain.weights(config), plain.target(), 8)
     )
-    target = TargetParts("tiny", model, embedding, 2, 32, torch.float32, torch.device("cpu"))
-    head = ServedHeadV1(config, tensors, target, 8)
-    assert head.layer_ids == (2,)
-    tokens = torch.randint(tiny_models.VOCAB_SIZE, (9,))
-    last = torch.randn(9, WIDTH)
-    with torch.inference_mode():
-        head.fuse(torch.arange(9), [last])
-        normed = model.get_decoder().norm(last)
-        chain = SequenceRows(np.arange(1, 9), np.tri(8, dtype=np.bool_), np.arange(8))
-        rows = HeadRows(tokens[1:].numpy(), np.arange(8), np.arange(1, 9), [chain])
-        out = head.forward(rows, head.fused(np.arange(8)))
-        logits = out.double() @ model.get_output_embeddings().weight.double().T
-        log_probs = head.log_probs(out)
-    right = PlainV1(config, tensors, embedding)
-    sees = torch.ones(8, 8, dtype=torch.bool).tril()
-    expected = right.forward(tokens[1:], normed[:-1], torch.arange(8), sees)
-    assert float((out.double() - expected).norm() / expected.norm()) < 1e-5
-    assert torch.allclose(log_probs.double(), logits.log_softmax(-1), atol=1e-4)
+    with pytest.raises(ValueError, match=said) as caught:
+        make()
+    assert str(caught.value).endswith(".")
 
 
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_changes_no_token_in_an_engine(tmp_path: Path, bias: bool, temperature: float) -> None:
-    model = tiny_models.randomised(tiny_models.llama)
-    head = str(write(tmp_path / "head", bias))
-    core = tiny_models.tiny_core(model, drafter="eagle", head=head, draft_sources="")
-    params = SamplingParams(max_tokens=24, temperature=temperature)
-    prompts = [list(range(5 + i, 25 + 3 * i)) for i in range(4)]
-    answers = {
-        policy: run(core, [request(str(i), p, params, policy) for i, p in enumerate(prompts)])
-        for policy in ("off", "tree:8", "chain:3")
-    }
-    for name, plain_answer in answers["off"].items():
-        for policy in ("tree:8", "chain:3"):
-            assert answers[policy][name].tokens == plain_answer.tokens
-            assert answers[policy][name].last.speculation.num_draft_tokens > 0
-
-
-def test_rope_scaling_kinds() -> None:
-    from transformers import LlamaConfig
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    from cast_drafters.eagle.served import _scaled
-
-    scaling = {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    config = LlamaConfig(
-        hidden_size=64,
-        num_attention_heads=4,
-        rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, **scaling},
-    )
-    right, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain_frequencies = 10000.0 ** -(torch.arange(0, 16, 2, dtype=torch.float64) / 16)
-    mine = _scaled(plain_frequencies, {"type": "llama3", **scaling})
-    assert torch.allclose(mine.float(), right.float(), rtol=1e-5)
-    assert torch.equal(
-        _scaled(plain_frequencies, {"type": "linear", "factor": 2.0}) * 2, plain_frequencies
-    )
-    with pytest.raises(ValueError, match="'yarn'; only linear and llama3"):
-        _scaled(plain_frequencies, {"type": "yarn"})
+def test_a_config_that_claims_an_endless_context_costs_nothing() -> None:
+    head, _, _ = served(max_position_embeddings=2**50)
+    assert len(head._rotation_P2D) < 10_000
