@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush, nlargest
+from heapq import nlargest
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -46,7 +46,6 @@ class GrowingTree:
         self.nodes: list[Node] = []
         self.limits = limits
         self._tail = list(tail)
-        self._root_has_children = False
 
     def tail(self, node: int, length: int) -> list[int]:
         """The last `length` tokens up to and with a node, those of the sequence first."""
@@ -66,8 +65,6 @@ class GrowingTree:
             self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob), source))
         if node >= 0:
             self.nodes[node].has_children = True
-        else:
-            self._root_has_children = True
 
     def depth(self, node: int) -> int:
         return self.nodes[node].depth if node >= 0 else 0
@@ -93,26 +90,14 @@ class GrowingTree:
         return path
 
     def finish(self) -> DraftTree:
-        """The best `max_nodes` nodes; parents come first, as they are never less likely."""
-        heap: list[tuple[float, int]] = []
-        children: dict[int, list[int]] = {}
-        for index, node in enumerate(self.nodes):
-            children.setdefault(node.parent, []).append(index)
-        for index in children.get(-1, []):
-            heappush(heap, (-self.nodes[index].log_prob, index))
-        kept: list[int] = []
-        while heap and len(kept) < self.limits.max_nodes:
-            _, index = heappop(heap)
-            kept.append(index)
-            for child in children.get(index, []):
-                heappush(heap, (-self.nodes[child].log_prob, child))
-        place = {index: rank for rank, index in enumerate(kept)} | {-1: -1}
-        return DraftTree(
-            np.array([self.nodes[index].token for index in kept], np.int64),
-            np.array([place[self.nodes[index].parent] for index in kept], np.int32),
-            np.array([self.nodes[index].log_prob for index in kept], np.float64),
-            np.array([self.nodes[index].source for index in kept], np.int8),
+        """The best `max_nodes` nodes."""
+        everything = DraftTree(
+            np.array([node.token for node in self.nodes], np.int64),
+            np.array([node.parent for node in self.nodes], np.int32),
+            np.array([node.log_prob for node in self.nodes], np.float64),
+            np.array([node.source for node in self.nodes], np.int8),
         )
+        return everything.best(self.limits.max_nodes)
 
     def _least(self) -> float:
         """What a path must be worth to be among the best `max_nodes` so far."""

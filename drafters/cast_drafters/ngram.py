@@ -10,21 +10,15 @@ import math
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from itertools import count
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits, VerifyResult
-from cast_drafters.suffix_index import SuffixIndex
+from cast_drafters.suffix_index import SuffixIndex, likeliest
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
 _Occurrence = tuple[int, int]  # position of the next token to copy, tokens matched before it
-
-# What one occurrence is worth by the number of tokens it matches, in units of the chance that none
-# is right: alone, it makes its token w / (w + 1) likely. Fitted to 64 answers of SmolLM2-135M,
-# greedy and at temperature 0.7, so that branches are accepted about as often as predicted.
-_EVIDENCE: Final = (0.0, 0.15, 0.8, 2.0, 4.0, 8.0, 16.0)
-_FADING: Final = 0.95  # of each occurrence against the one before it: newer and longer ones first
 
 
 class _Candidate(NamedTuple):
@@ -116,16 +110,11 @@ def _branches(
 ) -> list[tuple[int, float, list[_Occurrence]]]:
     """The likeliest next tokens after a node, each with its probability and its occurrences."""
     end = len(token_ids)
+    found: list[tuple[int, int]] = []
     followed: dict[int, list[_Occurrence]] = {}
-    evidence: dict[int, float] = {}
-    freshness = 1.0
     for position, matched in node.occurrences:
         # An occurrence that overlaps the end goes on into the draft: a loop repeats itself.
         token = token_ids[position] if position < end else node.path[position - end]
+        found.append((token, matched))
         followed.setdefault(token, []).append((position + 1, matched + 1))
-        weight = freshness * _EVIDENCE[min(matched, len(_EVIDENCE) - 1)]
-        evidence[token] = evidence.get(token, 0.0) + weight
-        freshness *= _FADING
-    total = 1.0 + sum(evidence.values())
-    likeliest = sorted(evidence, key=evidence.__getitem__, reverse=True)[:max_width]
-    return [(token, evidence[token] / total, followed[token]) for token in likeliest]
+    return [(token, share, followed[token]) for token, share in likeliest(found, max_width)]

@@ -7,14 +7,10 @@ from typing import Final, Protocol
 
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import Prediction
-from cast_drafters.suffix_index import SuffixIndex
+from cast_drafters.suffix_index import SuffixIndex, likeliest
 
 TAIL: Final = 6  # tokens that any source looks back on
 
-# What one earlier occurrence is worth by the number of tokens it matches, in units of the chance
-# that none is right: as in `ngram`, where the figures come from.
-_EVIDENCE: Final = (0.0, 0.15, 0.8, 2.0, 4.0, 8.0, 16.0)
-_FADING: Final = 0.95
 _MAX_OCCURRENCES: Final = 16
 
 
@@ -60,19 +56,10 @@ class TextSource(Source):
 
     def predict(self, request_id: str, tail: Sequence[int], width: int) -> Prediction:
         text = self._texts[request_id]
-        longest = 0
-        evidence: dict[int, float] = {}
-        freshness = 1.0
-        for position, matched in self._indexes[request_id].matches(tail).items():
-            if position < len(text):
-                longest = max(longest, matched)
-                weight = freshness * _EVIDENCE[min(matched, len(_EVIDENCE) - 1)]
-                token = text[position]
-                evidence[token] = evidence.get(token, 0.0) + weight
-                freshness *= _FADING
-        total = 1.0 + sum(evidence.values())
-        likeliest = sorted(evidence, key=evidence.__getitem__, reverse=True)[:width]
-        return Prediction(longest, [(token, evidence[token] / total) for token in likeliest])
+        matches = self._indexes[request_id].matches(tail)
+        found = [(text[place], matched) for place, matched in matches.items() if place < len(text)]
+        longest = max((matched for _, matched in found), default=0)
+        return Prediction(longest, likeliest(found, width))
 
 
 class StoreSource(Source):

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+# What one occurrence is worth by the number of tokens it matches, in units of the chance that none
+# is right: alone, it makes its token w / (w + 1) likely. Fitted to 64 answers of SmolLM2-135M,
+# greedy and at temperature 0.7, so that branches are accepted about as often as predicted.
+_EVIDENCE: Final = (0.0, 0.15, 0.8, 2.0, 4.0, 8.0, 16.0)
+_FADING: Final = 0.95  # of each occurrence against the one before it: newer and longer ones first
 
 
 class SuffixIndex:
@@ -53,3 +60,19 @@ class SuffixIndex:
         positions.append(position)
         if len(positions) >= 2 * self._max_occurrences:
             del positions[: self._max_occurrences]
+
+
+def likeliest(found: Iterable[tuple[int, int]], width: int) -> list[tuple[int, float]]:
+    """`found`: the token that followed an occurrence and the tokens matched there, best first.
+
+    Returns the `width` likeliest tokens with their probabilities, which sum to less than 1.
+    """
+    evidence: dict[int, float] = {}
+    freshness = 1.0
+    for token, matched in found:
+        weight = freshness * _EVIDENCE[min(matched, len(_EVIDENCE) - 1)]
+        evidence[token] = evidence.get(token, 0.0) + weight
+        freshness *= _FADING
+    total = 1.0 + sum(evidence.values())
+    ranked = sorted(evidence, key=evidence.__getitem__, reverse=True)[:width]
+    return [(token, evidence[token] / total) for token in ranked]

@@ -63,13 +63,6 @@ class DraftTree:
             children.setdefault(edge, node)
         return children
 
-    def truncated(self, num_nodes: int) -> DraftTree:
-        """The first `num_nodes` nodes."""
-        assert num_nodes >= 0, num_nodes
-        if num_nodes >= len(self):
-            return self
-        return self._subtree(np.arange(num_nodes))
-
     def best(self, num_nodes: int) -> DraftTree:
         """The `num_nodes` most likely nodes, in the order they have here.
 

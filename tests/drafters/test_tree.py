@@ -81,7 +81,7 @@ def test_empty_tree() -> None:
     assert EMPTY_TREE.ancestor_mask().tolist() == [[True]]
     assert EMPTY_TREE.depths_T.tolist() == []
     assert EMPTY_TREE.children() == {}
-    for subtree in (EMPTY_TREE.truncated(3), EMPTY_TREE.best(3), EMPTY_TREE.as_chain(3)):
+    for subtree in (EMPTY_TREE.best(3), EMPTY_TREE.as_chain(3)):
         assert len(subtree) == 0
     assert not any(
         array.flags.writeable
@@ -115,14 +115,6 @@ def test_arrays_get_their_types() -> None:
     assert tree.token_ids_T.dtype == np.int64
     assert tree.parents_T.dtype == np.int32
     assert tree.log_probs_T.dtype == np.float64
-
-
-@calm
-@given(trees(), st.integers(0, 13))
-def test_truncated_is_the_beginning(tree: DraftTree, num_nodes: int) -> None:
-    subtree = tree.truncated(num_nodes)
-    assert is_valid_subtree(subtree, tree)
-    assert nodes_of(subtree) == list(range(min(num_nodes, len(tree))))
 
 
 @calm

@@ -11,7 +11,7 @@ from cast_drafters.eagle.head import EagleHead
 from cast_drafters.eagle.unroll import Piece, unroll
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.training.branching import Brancher
-from cast_server.training.pipeline import final_norm
+from cast_server.training.pipeline import last_states
 
 VOCAB = tiny_models.VOCAB_SIZE
 
@@ -30,7 +30,7 @@ def world():
     tokens = torch.randint(VOCAB, (20,))
     piece = Piece(tokens, torch.randn(19, 3 * width), torch.randn(19, width), 8)
     plain_model = tiny_models.randomised(tiny_models.llama)
-    norm = final_norm(plain_model)
+    norm = last_states(plain_model)
     brancher = Brancher(
         ModelRunner(model, 256, torch.device("cpu")),
         norm,
@@ -69,7 +69,7 @@ def test_tokens_are_what_the_head_drafts(world) -> None:
 
 
 def test_states_are_the_targets_on_each_path_alone(world) -> None:
-    model, norm, *_, piece, branches = world
+    model, _, *_, piece, branches = world
     for row, start in enumerate(branches.starts_A.tolist()):
         path = torch.cat([piece.token_ids_T[: start + 2], branches.tokens_AS[row]])
         with torch.inference_mode():
@@ -77,7 +77,6 @@ def test_states_are_the_targets_on_each_path_alone(world) -> None:
             logits = out.logits[0, start + 2 :]
         mine = branches.finals_ASE[row] @ model.get_output_embeddings().weight.T.detach()
         assert float((mine - logits).norm() / logits.norm()) < 2e-2  # kept in bfloat16
-    del norm
 
 
 def test_the_loss_takes_branches_beside_texts(world) -> None:

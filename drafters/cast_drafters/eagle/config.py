@@ -31,7 +31,7 @@ class HeadFormatError(ValueError):
     """A draft head cannot be used; one sentence on what was found, expected, and can be done."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeadConfig:
     """Shapes and switches of a head.
 
@@ -54,16 +54,16 @@ class HeadConfig:
     draft_vocab_size: int
     rms_norm_eps: float
     rope_theta: float
-    rope_scaling: dict[str, Any] | None
+    rope_scaling: dict[str, Any] | None = None
     max_position_embeddings: int
-    hidden_act: str
+    hidden_act: str = "silu"
     layer_ids: tuple[int, ...]
-    has_fc_bias: bool
-    has_qkv_bias: bool
-    norm_before_residual: bool
-    norm_before_fc: bool
-    fc_norm: bool
-    norm_output: bool
+    has_fc_bias: bool = False
+    has_qkv_bias: bool = False
+    norm_before_residual: bool = False
+    norm_before_fc: bool = False
+    fc_norm: bool = False
+    norm_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)

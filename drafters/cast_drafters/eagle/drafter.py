@@ -11,6 +11,7 @@ position p: it depends on no token after p, so blocks with equal prefixes can be
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -38,7 +39,6 @@ from cast_kernels.tree_attention import SequenceRows
 
 _MASK: Final = (1 << 63) - 1
 _MAX_CANDIDATES: Final = 64  # of a node of sampled text, before the noise ranks them
-
 
 SOURCES: Final = ("text", "store")
 STORE_FILE: Final = "ngrams.store"
@@ -72,7 +72,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         self._levels, self._width, self._max_catch_up = levels, width, max_catch_up
         # Which prefix the head's entry in a slot belongs to; 0 for none.
         self._stamp_S = np.zeros(head.num_slots, np.int64)
-        self._stamps: dict[str, list[int]] = {}
+        self._stamps: dict[str, array[int]] = {}
         self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
@@ -122,7 +122,7 @@ class EagleDrafter(Drafter, HiddenObserver):
     # Drafter
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._stamps[request_id] = []
+        self._stamps[request_id] = array("q")
         for source in self._sources:
             source.begin(request_id, token_ids)
 
@@ -196,12 +196,12 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _stamps_of(self, context: DraftContext) -> NDArray[np.int64]:
         """A number for each prefix of the sequence."""
-        stamps = self._stamps.setdefault(context.request_id, [])
+        stamps = self._stamps.setdefault(context.request_id, array("q"))
         last = stamps[-1] if stamps else 1
         for token in context.token_ids[len(stamps) :]:
             last = hash((last, token)) & _MASK or 1
             stamps.append(last)
-        return np.array(stamps, np.int64)
+        return np.frombuffer(stamps, np.int64)  # a view: texts are long and steps are many
 
     # Growing
 
@@ -257,39 +257,45 @@ class EagleDrafter(Drafter, HiddenObserver):
         return self.head.forward(batch, states_RH[above])
 
     def _give_children(self, nodes: Sequence[tuple[_Growth, int]], out_NH: Tensor) -> None:
-        is_sampled = any(one.context.temperature > 0 for one, _ in nodes)
+        sampled = [i for i, (one, _) in enumerate(nodes) if one.context.temperature > 0]
         widest = max(one.context.limits.max_width for one, _ in nodes)
-        count = max(widest, _MAX_CANDIDATES if is_sampled else 0)
+        count = max(widest, _MAX_CANDIDATES if sampled else 0)
         log_q_NV = self.head.log_probs(out_NH)
         top = log_q_NV.topk(min(count, log_q_NV.shape[1]))
         ids_NK = self.head.draft_token_ids[top.indices.cpu().numpy()]
-        log_q_NK = top.values.cpu().double().numpy()
-        for row, (one, node) in enumerate(nodes):
-            if one.context.temperature > 0:
-                norm = float((log_q_NV[row] / one.context.temperature).logsumexp(-1))
-                log_q_K = log_q_NK[row] / one.context.temperature - norm
-                guesses = self._couple(one, node, ids_NK[row], log_q_K)
-            else:
-                best = slice(0, one.context.limits.max_width)
-                q_K = np.exp(log_q_NK[row, best])
-                guesses = list(zip(ids_NK[row, best].tolist(), q_K.tolist(), strict=True))
-            self._add_children(one, node, Prediction(0, guesses))
+        q_NK = top.values.exp().tolist()
+        guesses = [
+            list(zip(tokens, q, strict=True))[: one.context.limits.max_width]
+            for (one, _), tokens, q in zip(nodes, ids_NK.tolist(), q_NK, strict=True)
+        ]
+        if sampled:
+            chosen = [nodes[i] for i in sampled]
+            heated = _heat(chosen, log_q_NV[sampled], top.values[sampled])
+            for i, ranked in zip(
+                sampled, self._couple(chosen, ids_NK[sampled], heated), strict=True
+            ):
+                guesses[i] = ranked
+        for (one, node), ranked in zip(nodes, guesses, strict=True):
+            self._add_children(one, node, Prediction(0, ranked))
 
     def _couple(
         self,
-        growth: _Growth,
-        node: int,
-        tokens_K: NDArray[np.int64],
-        log_q_K: NDArray[np.float64],
-    ) -> list[tuple[int, float]]:
-        context = growth.context
-        position = context.num_output + growth.tree.depth(node)
-        seed, index = torch.tensor(context.seed), torch.tensor(position)
-        noise_K = gumbel_noise(seed, index, torch.from_numpy(tokens_K)).numpy()
-        candidates = Candidates(tokens_K, log_q_K, noise_K)
-        path = tuple(growth.tree.nodes[n].token for n in reversed(growth.tree.ancestors(node)))
-        self._offered.setdefault(context.request_id, {})[path] = candidates
-        return self.coupling.rank(candidates, context.limits.max_width)
+        nodes: Sequence[tuple[_Growth, int]],
+        tokens_NK: NDArray[np.int64],
+        log_q_NK: NDArray[np.float64],
+    ) -> list[list[tuple[int, float]]]:
+        """The best candidates of each node of sampled text; all are kept, to learn from."""
+        seeds = torch.tensor([one.context.seed for one, _ in nodes])
+        positions = torch.tensor([one.context.num_output + one.tree.depth(n) for one, n in nodes])
+        # All nodes at once: the noise takes a hundred small operations, however much of it is made.
+        noise_NK = gumbel_noise(seeds[:, None], positions[:, None], torch.from_numpy(tokens_NK))
+        ranked: list[list[tuple[int, float]]] = []
+        for (one, node), *row in zip(nodes, tokens_NK, log_q_NK, noise_NK.numpy(), strict=True):
+            candidates = Candidates(*row)
+            path = tuple(one.tree.nodes[n].token for n in reversed(one.tree.ancestors(node)))
+            self._offered.setdefault(one.context.request_id, {})[path] = candidates
+            ranked.append(self.coupling.rank(candidates, one.context.limits.max_width))
+        return ranked
 
     def _go_on_without_head(self, growth: _Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""
@@ -352,6 +358,17 @@ def _by_sequence(
     for one, node in nodes:
         groups.setdefault(one.place, (one, []))[1].append(node)
     return list(groups.values())
+
+
+def _heat(
+    nodes: Sequence[tuple[_Growth, int]], log_q_NV: Tensor, top_NK: Tensor
+) -> NDArray[np.float64]:
+    """The best log-probabilities [N, K] at the temperatures of the nodes' requests."""
+    temperature_N1 = torch.tensor([[one.context.temperature] for one, _ in nodes])
+    temperature_N1 = temperature_N1.to(log_q_NV.device)
+    norm_N1 = (log_q_NV / temperature_N1).logsumexp(-1, keepdim=True)
+    heated: NDArray[np.float64] = (top_NK / temperature_N1 - norm_N1).double().cpu().numpy()
+    return heated
 
 
 def _useful_levels(context: DraftContext) -> int:

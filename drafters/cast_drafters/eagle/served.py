@@ -104,7 +104,7 @@ class ServedHead:
         x_NW, residual_NH = self._read(embedded_NH, hidden_NH)
         qkv_NHD = self._qkv(x_NW.to(self._target.dtype)).unflatten(-1, (-1, config.head_dim))
         rotated = config.num_heads + config.num_key_heads
-        turned = self._rotate(qkv_NHD[:, :rotated], self._to_device(rows.positions_N))
+        turned = self._rotate(qkv_NHD[:, :rotated], rows.positions_N)
         kv_N2KD = torch.stack([turned[:, config.num_heads :], qkv_NHD[:, rotated:]], 1)
         self._kv_cache_S2KD[self._to_device(rows.slots_N)] = kv_N2KD
         attended_NHD = tree_attention(
@@ -143,11 +143,12 @@ class ServedHead:
         weight = self._norms[name]
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
-    def _rotate(self, x_NHD: Tensor, positions_N: Tensor) -> Tensor:
-        if int(positions_N.max()) >= len(self._rotation_P2D):
-            longer = _rotation(self.config, 2 * int(positions_N.max()))
-            self._rotation_P2D = longer.to(self._target.device)
-        cos_N1D, sin_N1D = self._rotation_P2D[positions_N].unsqueeze(2).unbind(1)
+    def _rotate(self, x_NHD: Tensor, positions_N: NDArray[np.int64]) -> Tensor:
+        last = int(positions_N.max())  # known here: asking the device would wait for it
+        if last >= len(self._rotation_P2D):
+            self._rotation_P2D = _rotation(self.config, 2 * last).to(self._target.device)
+        rotation_N2D = self._rotation_P2D[self._to_device(positions_N)]
+        cos_N1D, sin_N1D = rotation_N2D.unsqueeze(2).unbind(1)
         x = x_NHD.float()
         low, high = x.chunk(2, -1)
         return (x * cos_N1D + torch.cat([-high, low], -1) * sin_N1D).to(x_NHD.dtype)

@@ -34,18 +34,11 @@ class ServedHeadV1(ServedHead):
         # Files may hold a copy of them, which EAGLE's own loader overwrites.
         self._embedding_VE = target.embedding_VE
         self.layer_ids = (target.num_layers,)
-        decoder = target.model.get_decoder()
-        self._final_norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
-        if self._final_norm is None:
-            raise ValueError(
-                f"The final norm of {type(target.model).__name__} is not where it is looked for, "
-                "so EAGLE-1/2 heads cannot draft for it."
-            )
+        self._final_norm = final_norm(target.model)
 
     def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
         """Takes in the residual stream after the target's last layer, one [M, E]."""
         [last_ME] = hidden
-        assert self._final_norm is not None
         self._hidden_SH[slots_M] = self._final_norm(last_ME).float()
 
     def log_probs(self, out_NH: Tensor) -> Tensor:
@@ -65,3 +58,18 @@ class ServedHeadV1(ServedHead):
         joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._target.dtype)
         x_NH = self._fc(joined).float()
         return x_NH, x_NH
+
+
+def final_norm(model: Any) -> Any:
+    """The module between a target's last layer and its output rows.
+
+    Raises `ValueError` if it goes by none of the usual names.
+    """
+    decoder = model.get_decoder()
+    norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
+    if norm is None:
+        raise ValueError(
+            f"The final norm of {type(model).__name__} is not where it is looked for, so no head "
+            "that needs its last hidden states can be trained or served for it."
+        )
+    return norm

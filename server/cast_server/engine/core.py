@@ -164,7 +164,7 @@ class EngineCore:
         """Cuts a tree to the blocks that are free; drafts never take another's place."""
         pool = self.scheduler.pool
         room = (len(sequence.blocks) + pool.num_free) * pool.block_size - len(sequence.token_ids)
-        tree = tree.truncated(max(0, min(len(tree), room)))
+        tree = tree.best(max(0, room))
         try:
             sequence.reserve(pool, len(sequence.token_ids) + len(tree))
         except OutOfBlocksError:  # pragma: no cover - `room` has counted the free blocks

@@ -17,7 +17,7 @@ class Taps:
     """
 
     def __init__(self, model: Any, layer_ids: Sequence[int]) -> None:
-        layers = _decoder_layers(model)
+        layers = decoder_layers(model)
         self._layer_ids = tuple(layer_ids)
         self._hidden: dict[int, Tensor] = {}
         self._handles = [
@@ -52,7 +52,8 @@ class Taps:
         self._hidden[layer_id] = hidden.reshape(-1, hidden.shape[-1])
 
 
-def _decoder_layers(model: Any) -> nn.ModuleList:
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """Raises `UnsupportedModelError` if they are not found."""
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:

@@ -20,6 +20,7 @@ from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.eagle.config import HeadConfig, default_layer_ids
 from cast_drafters.eagle.drafter import POOL_FILE, STORE_FILE
 from cast_drafters.eagle.head import EagleHead
+from cast_drafters.eagle.served_v1 import final_norm
 from cast_drafters.ngram_store import NgramStore, build_store
 from cast_drafters.sources import StoreSource
 from cast_server.build import build_core
@@ -172,11 +173,11 @@ class Pipeline:
         reader, _ = load_model(resolve_model(self.recipe.model), torch.bfloat16)
         embedding_VE = model.get_input_embeddings().weight.detach().bfloat16()
         runner = ModelRunner(reader, _BRANCH_SLOTS, torch.device("cpu"))
-        return Brancher(runner, final_norm(model), embedding_VE, ids)
+        return Brancher(runner, last_states(model), embedding_VE, ids)
 
     def _dataset(self, model: Any) -> Dataset:
         width = model.config.get_text_config().hidden_size
-        return Dataset(self._corpus, (len(self._taps(model)), width), final_norm(model))
+        return Dataset(self._corpus, (len(self._taps(model)), width), last_states(model))
 
     def _config_and_vocabulary(self, model: Any) -> tuple[HeadConfig, Tensor]:
         """The vocabulary is chosen once, from the corpus as it was then."""
@@ -190,12 +191,9 @@ class Pipeline:
         return head_config(model, self._taps(model)[:-1], len(ids)), ids
 
 
-def final_norm(model: Any) -> Callable[[Tensor], Tensor]:
+def last_states(model: Any) -> Callable[[Tensor], Tensor]:
     """What the target does to its last hidden state before its output rows; float32."""
-    decoder = model.get_decoder()
-    norm = getattr(decoder, "norm", None) or getattr(decoder, "ln_f", None)
-    if norm is None:
-        raise ConfigError(f"cast-train does not find the final norm of {type(model).__name__}.")
+    norm = final_norm(model)
 
     @torch.no_grad()
     def apply(hidden: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cast_drafters.eagle.config import HeadConfig
 from cast_drafters.eagle.head import EagleHead
+from cast_drafters.eagle.served_v1 import final_norm
+from cast_server.engine.taps import decoder_layers
 from cast_server.training.corpus import Conversation
 
 
@@ -38,7 +40,7 @@ def head_config(model: Any, layer_ids: tuple[int, ...], draft_vocab_size: int) -
         version=3,
         hidden_size=config.hidden_size,
         target_hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         num_heads=config.num_attention_heads,
         num_key_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
         head_dim=head_dim,
@@ -46,16 +48,8 @@ def head_config(model: Any, layer_ids: tuple[int, ...], draft_vocab_size: int) -
         draft_vocab_size=draft_vocab_size,
         rms_norm_eps=getattr(config, "rms_norm_eps", 1e-5),
         rope_theta=float(rope.get("rope_theta", 10000.0)),
-        rope_scaling=None,
         max_position_embeddings=config.max_position_embeddings,
-        hidden_act="silu",
         layer_ids=layer_ids,
-        has_fc_bias=False,
-        has_qkv_bias=False,
-        norm_before_residual=False,
-        norm_before_fc=False,
-        fc_norm=False,
-        norm_output=False,
     )
 
 
@@ -73,7 +67,7 @@ def start_head(model: Any, config: HeadConfig, draft_token_ids: Tensor, seed: in
     size = config.hidden_size
     if config.target_hidden_size == size:
         head.fc.weight[:, -size:] += torch.eye(size)
-    donor = {name: p.float() for name, p in _last_layer(model).named_parameters()}
+    donor = {name: p.float() for name, p in decoder_layers(model)[-1].named_parameters()}
     for name, parameter in head.layer.named_parameters():
         if name in donor:
             _take_over(parameter, donor[name])
@@ -83,8 +77,8 @@ def start_head(model: Any, config: HeadConfig, draft_token_ids: Tensor, seed: in
     rows = model.get_output_embeddings().weight
     if rows.shape[1] == size:
         head.lm_head.weight.copy_(rows[draft_token_ids])
-    norm = getattr(model.get_decoder(), "norm", None)
-    if norm is not None and norm.weight.shape == head.norm.weight.shape:
+    norm = final_norm(model)
+    if norm.weight.shape == head.norm.weight.shape:
         head.norm.weight.copy_(norm.weight)
     return head
 
@@ -94,9 +88,3 @@ def _take_over(parameter: Tensor, given: Tensor) -> None:
         parameter.copy_(given)
     elif given.dim() == 2 and given.shape[1] * 2 == parameter.shape[1]:
         parameter[:, given.shape[1] :] = given  # the half that reads the hidden state
-
-
-def _last_layer(model: Any) -> Any:
-    count = model.config.get_text_config().num_hidden_layers
-    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    return lists[0][-1]
