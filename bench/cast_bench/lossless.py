@@ -27,8 +27,7 @@ from cast_server.engine.core import EngineCore
 from cast_server.engine.request import MAX_LOGPROBS, Request, SamplingParams, SpeculationParams
 from cast_server.model_files import load_model, resolve_model
 
-# In bfloat16 the margin between the two likeliest tokens was off by up to 0.23 against float32 in
-# 99 of 100 places (root mean square 0.065; 375 places of 8 prompts, default model).
+# bfloat16: by how much it moves margins, see `cast_bench.rounding` and docs/benchmarks.md.
 _TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.25}
 
 

@@ -8,9 +8,11 @@ from itertools import product
 import numpy as np
 import plain_head
 import pytest
+import tiny_models
 import torch
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits, VerifyResult
+from cast_drafters.draft_model import DraftModelDrafter
 from cast_drafters.eagle.drafter import EagleDrafter
 from cast_drafters.eagle.served import ServedHead
 from cast_drafters.registry import DRAFTERS, create_drafter
@@ -44,7 +46,16 @@ def tiny_eagle() -> Drafter:
     return drafter
 
 
-MAKERS = {"ngram": lambda: create_drafter("ngram"), "eagle": tiny_eagle}
+def tiny_draft_model() -> Drafter:
+    model = tiny_models.randomised(tiny_models.llama)
+    return DraftModelDrafter(model, model.config.vocab_size)
+
+
+MAKERS = {
+    "ngram": lambda: create_drafter("ngram"),
+    "eagle": tiny_eagle,
+    "draft-model": tiny_draft_model,
+}
 
 
 @pytest.fixture(params=MAKERS)
@@ -153,7 +164,8 @@ def test_late_results_of_released_sequences(drafter: Drafter) -> None:
 
 
 @pytest.mark.parametrize("name", DRAFTERS)
-def test_drafters_go_by_their_names(name: str) -> None:
+def test_drafters_go_by_their_names_and_are_tested(name: str) -> None:
+    assert name in MAKERS
     module, _, class_name = DRAFTERS[name].partition(":")
     assert getattr(import_module(module), class_name).name == name
 

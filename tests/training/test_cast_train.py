@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -126,3 +127,26 @@ def test_prompts_that_cannot_be_read(tmp_path: Path, flags: list[str], capsys, l
     given = [*flags, f"--prompts={prompts}", "--stages", "make"]
     assert main([f"--out={tmp_path / 'out'}", *given]) == 2
     assert "prompts.jsonl, line 1: need a JSON object" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stage", "missing"), [("learn", "make"), ("publish", "make")])
+def test_a_stage_too_early(tmp_path: Path, flags: list[str], capsys, stage, missing) -> None:
+    assert main([f"--out={tmp_path}", *flags, "--stages", stage]) == 2
+    error = capsys.readouterr().err
+    assert "corpus.jsonl is not there yet" in error
+    assert f"run the stage '{missing}' first" in error
+
+
+def test_nothing_is_begun_that_cannot_be_drawn(tmp_path, flags, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main([f"--out={tmp_path / 'out'}", *flags]) == 2
+    assert "pip install 'castserve[plots]'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_smaller_than_a_batch(tmp_path: Path, out: Path, flags: list[str], capsys) -> None:
+    for name in ("corpus.jsonl", "corpus.features"):
+        shutil.copy(out / name, tmp_path / name)
+    few = [*flags, "--batch-tokens=100000", "--stages", "learn"]
+    assert main([f"--out={tmp_path}", *few]) == 2
+    assert "40 conversations are less than one batch of 100000 tokens" in capsys.readouterr().err

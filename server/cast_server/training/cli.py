@@ -10,8 +10,9 @@ from pathlib import Path
 
 import torch
 
-from cast_server.errors import ConfigError
+from cast_server.errors import CastError
 from cast_server.training.pipeline import Pipeline, Recipe
+from cast_server.training.report import check_plots
 from cast_server.training.trainer import TrainingSettings
 
 _INTRO = """\
@@ -52,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings=settings,
     )
     try:
+        if "publish" in args.stages:
+            check_plots()
         pipeline = Pipeline(recipe, args.out)
         if "make" in args.stages:
             pipeline.make(args.concurrency)
@@ -59,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             pipeline.learn()
         if "publish" in args.stages:
             print(f"The head is in {pipeline.publish()}: cast-serve --drafter eagle --head …")
-    except (ConfigError, ValueError) as error:
+    except (CastError, ValueError) as error:
         print(f"cast-train: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

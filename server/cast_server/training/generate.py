@@ -49,6 +49,9 @@ class Generator:
         self._answer_tokens = answer_tokens
         self._concurrency = concurrency
         self._before, self._after = _user_turn_marks(core.tokenizer)
+        self._task_leads = {
+            name: _user_turn_marks(core.tokenizer, task.system)[0] for name, task in TASKS.items()
+        }
         self._active: dict[str, Conversation] = {}
         self._prompts: Seq[list[int]] | None = None
 
@@ -78,8 +81,7 @@ class Generator:
             self._answer(Conversation(index, "given", temperature, prompt, []))
             return
         task = _NAMES[index % len(_NAMES)]
-        before, _ = _user_turn_marks(self._core.tokenizer, TASKS[task].system)
-        prompt = [*before, *self._encode(self._opener(index))]
+        prompt = [*self._task_leads[task], *self._encode(self._opener(index))]
         temperature = _TEMPERATURES[index // len(_NAMES) % len(_TEMPERATURES)]
         conversation = Conversation(index, task, temperature, prompt, [])
         params = replace(_USER_TURN, max_tokens=TASKS[task].max_tokens)
@@ -100,6 +102,8 @@ class Generator:
     def _step(self) -> list[str]:
         ended: list[str] = []
         for output in self._core.step():
+            if output.error is not None:
+                raise output.error  # a conversation without features would misplace the later ones
             self._active[output.request_id].answer.extend(output.new_token_ids)
             if output.finish_reason is not None:
                 ended.append(output.request_id)

@@ -86,6 +86,7 @@ class Pipeline:
 
     def learn(self) -> None:
         """The head, from the last checkpoint on."""
+        _require(self._corpus, "make")
         model, _ = load_model(resolve_model(self.recipe.model), torch.float32)
         config, ids = self._config_and_vocabulary(model)
         trainer = HeadTrainer(
@@ -110,9 +111,12 @@ class Pipeline:
 
     def publish(self) -> Path:
         """head/: the head in EAGLE-3 format, the n-gram store, curves and a card."""
+        checkpoint = self.directory / "training" / "checkpoint.pt"
+        _require(self._corpus, "make")
+        _require(checkpoint, "learn")
         model, _ = load_model(resolve_model(self.recipe.model), torch.float32)
         config, ids = self._config_and_vocabulary(model)
-        state = torch.load(self.directory / "training" / "checkpoint.pt", weights_only=True)
+        state = torch.load(checkpoint, weights_only=True)
         head = EagleHead(config)
         head.load_state_dict(state["head"])
         target = self.directory / "head"
@@ -189,6 +193,11 @@ class Pipeline:
             torch.save(draft_vocabulary(self._texts(), vocab_size, size), path)
         ids = torch.load(path, weights_only=True)
         return head_config(model, self._taps(model)[:-1], len(ids)), ids
+
+
+def _require(path: Path, stage: str) -> None:
+    if not path.exists():
+        raise ConfigError(f"{path} is not there yet: run the stage {stage!r} first.")
 
 
 def last_states(model: Any) -> Callable[[Tensor], Tensor]:

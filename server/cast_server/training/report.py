@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from cast_server.training.pipeline import Recipe
 
 
+def check_plots() -> None:
+    """Raises `ConfigError` where curves cannot be drawn, before hours are spent."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError("Curves need matplotlib: `pip install 'castserve[plots]'`.")
+
+
 def write_curves(history: dict[str, Any], path: Path) -> None:
     """Loss, and agreement with the target by depth, over the tokens trained on."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as cause:
-        raise ConfigError("Curves need `pip install 'castserve[plots]'`.") from cause
+    from matplotlib.figure import Figure
 
     labels = [0]
     for entry in history["steps"]:

@@ -149,10 +149,16 @@ class HeadTrainer:
         """Batch after batch, epoch after epoch, from number `first` on."""
         number = epoch = 0
         while True:
+            before = number
             for batch in self._epoch(epoch):
                 if number >= first:
                     yield batch
                 number += 1
+            if number == before:
+                raise ValueError(
+                    f"{self.history.epochs[epoch]} conversations are less than one batch of "
+                    f"{self.settings.batch_tokens} tokens: make more, or choose smaller batches."
+                )
             epoch += 1
 
     def _epoch(self, epoch: int) -> Iterator[list[int]]:
