@@ -9,23 +9,32 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 
 class CostModel(Protocol):
-    """Predicts passes of the target (verification) and of the drafter (one level)."""
+    """Predicts passes of the target (verification) and of the drafter (one level).
 
-    def verify_seconds(self, rows: int, keys: int) -> float: ...
+    `sequences` share a pass; it is the same for every number of rows, so that choosing between
+    numbers of rows does not need it.
+    """
 
-    def draft_seconds(self, rows: int, keys: int) -> float: ...
+    def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float: ...
+
+    def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """Seconds by number of rows, measured, plus a price for each key of context.
+    """Seconds by number of rows, measured, plus a price for each key of context and, where it is
+    known how many there are, for each sequence after the first.
 
     Straight lines between measured points: the curve may fall, as measured ones do where a product
-    switches to another algorithm. Beyond the last point the last slope goes on, never falling.
+    switches to another algorithm. Where passes are padded to `buckets`, rising numbers of rows, a
+    pass costs what its bucket costs, and above the largest bucket what its rows do.
+    Extrapolation: below the first point its time, beyond the last one the slope of the last two
+    points (of the line through zero, if there is only one), never falling.
 
     Raises `ValueError` if the points are not at rising numbers of rows or not positive.
     """
@@ -34,18 +43,28 @@ class CostCurve:
     seconds: tuple[float, ...]
     seconds_per_key: float = 0.0
     keys_at_measurement: int = 0
+    seconds_per_sequence: float = 0.0
+    buckets: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.rows or len(self.rows) != len(self.seconds):
             raise ValueError(f"Need as many times as rows, got {self.seconds} for {self.rows}.")
-        if any(a >= b for a, b in zip(self.rows, self.rows[1:], strict=False)):
-            raise ValueError(f"Numbers of rows must rise, got {self.rows}.")
-        if min(self.rows) < 1 or min(self.seconds) <= 0 or self.seconds_per_key < 0:
+        for sizes in (self.rows, self.buckets):
+            if any(a >= b for a, b in pairwise(sizes)):
+                raise ValueError(f"Numbers of rows must rise, got {sizes}.")
+        slopes = (self.seconds_per_key, self.seconds_per_sequence)
+        if min(self.rows + self.buckets) < 1 or min(self.seconds) <= 0 or min(slopes) < 0:
             raise ValueError(f"Rows and times must be positive, got {self.rows}, {self.seconds}.")
 
-    def __call__(self, rows: int, keys: int) -> float:
+    def __call__(self, rows: int, keys: int, sequences: int = 1) -> float:
+        measured = self._at(self._padded(rows))
         context = self.seconds_per_key * (keys - self.keys_at_measurement)
-        return max(self._at(rows) + context, 0.1 * self._at(rows))
+        others = self.seconds_per_sequence * (sequences - 1)
+        return max(measured + context + others, 0.1 * measured)
+
+    def _padded(self, rows: int) -> int:
+        index = bisect_left(self.buckets, rows)
+        return self.buckets[index] if index < len(self.buckets) else rows
 
     def _at(self, rows: int) -> float:
         if rows <= self.rows[0]:
@@ -66,16 +85,17 @@ class CostCurve:
 
 @dataclass(frozen=True, slots=True)
 class CostTable:
-    """A measured target curve and a measured drafter curve."""
+    """A measured target curve and a measured drafter curve; None for a drafter without passes,
+    whose levels cost nothing here."""
 
     verify: CostCurve
-    draft: CostCurve
+    draft: CostCurve | None = None
 
-    def verify_seconds(self, rows: int, keys: int) -> float:
-        return self.verify(rows, keys)
+    def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
+        return self.verify(rows, keys, sequences)
 
-    def draft_seconds(self, rows: int, keys: int) -> float:
-        return self.draft(rows, keys)
+    def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
+        return self.draft(rows, keys, sequences) if self.draft is not None else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +104,8 @@ class RooflineCost:
     moving the weights and keys or multiplying by them (Williams et al. 2009).
 
     `bytes_per_second` and `flops_per_second` of the device; `weight_bytes`, `key_bytes` of a token
-    in the cache, and `draft_share`, the drafter's weights over the target's.
+    in the cache, and `draft_share`, the drafter's weights over the target's. How many sequences
+    share a pass makes no difference here.
     """
 
     bytes_per_second: float
@@ -95,10 +116,10 @@ class RooflineCost:
     draft_share: float
     overhead_seconds: float = 0.0
 
-    def verify_seconds(self, rows: int, keys: int) -> float:
+    def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:  # noqa: ARG002
         return self._seconds(rows, keys, 1.0)
 
-    def draft_seconds(self, rows: int, keys: int) -> float:
+    def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:  # noqa: ARG002
         return self._seconds(rows, keys, self.draft_share)
 
     def _seconds(self, rows: int, keys: int, share: float) -> float:
