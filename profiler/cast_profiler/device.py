@@ -1,0 +1,92 @@
+"""What the device is, how fast its memory reads, and how hot it ran."""
+
+from __future__ import annotations
+
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+_SMALLEST, _LARGEST = 64 * 2**20, 2**30  # bytes: beyond most caches, within most memories
+_TRIES: Final = 5
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's or the GPU's own name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, "") or platform.processor() or platform.machine()
+
+
+def read_bandwidth(num_bytes: int, device: torch.device) -> float:
+    """Bytes a second while a float32 buffer of about `num_bytes` is summed, the best of five."""
+    count = min(max(num_bytes, _SMALLEST), _LARGEST) // 4
+    buffer_N = torch.ones(count, device=device)
+    fastest = float("inf")
+    for _ in range(_TRIES + 1):  # the first one touches the memory
+        wait_for(device)
+        begin = time.perf_counter()
+        buffer_N.sum()
+        wait_for(device)
+        fastest = min(fastest, time.perf_counter() - begin)
+    return 4 * count / fastest
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def telemetry(device: torch.device) -> dict[str, Any] | None:
+    """Clocks in MHz, power and its cap in W, temperature in °C, memory in bytes.
+
+    What NVML does not tell is left out; None where there is no NVML to ask. Never raises.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        return _ask_nvml(device)
+    except Exception:  # noqa: BLE001 - a profile without telemetry is better than none
+        return None
+
+
+def _ask_nvml(device: torch.device) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the package names its successor
+        import pynvml
+    pynvml.nvmlInit()
+    try:
+        # NVML numbers the GPUs of the machine, torch those that it may see.
+        uuid = torch.cuda.get_device_properties(device).uuid
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        questions: dict[str, Callable[[], Any]] = {
+            "sm_clock": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "memory_clock": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
+            "power": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "power_cap": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+            "temperature": lambda: pynvml.nvmlDeviceGetTemperature(
+                handle, pynvml.NVML_TEMPERATURE_GPU
+            ),
+            "memory_used": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+            "memory_total": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
+            "driver": lambda: str(pynvml.nvmlSystemGetDriverVersion()),
+        }
+        answers: dict[str, Any] = {}
+        for name, ask in questions.items():
+            try:
+                answers[name] = ask()
+            except pynvml.NVMLError:
+                continue  # not every device answers every question
+        return answers
+    finally:
+        pynvml.nvmlShutdown()

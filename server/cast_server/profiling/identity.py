@@ -1,0 +1,80 @@
+"""What an engine is, as far as its times depend on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cast_drafters.eagle.drafter import EagleDrafter
+from cast_kernels.linear import WideLinear
+from cast_kernels.tree_attention import tree_attention
+from cast_profiler.device import device_name
+from cast_profiler.fingerprint import Fingerprint, digest, package_versions
+from cast_server.config import EngineConfig
+from cast_server.engine.core import EngineCore
+
+
+def fingerprint_of(core: EngineCore, config: EngineConfig) -> Fingerprint:
+    """Of the engine that `config` has made."""
+    runner = core.runner
+    return Fingerprint(
+        device=device_name(runner.device),
+        threads=torch.get_num_threads() if runner.device.type == "cpu" else 0,
+        model=Path(config.model).expanduser().resolve().name,
+        shape=digest(_describe(runner.model.config)),
+        dtype=str(runner.dtype).removeprefix("torch."),
+        backend=tree_attention.__module__.rpartition(".")[2],
+        drafter=core.drafter.name,
+        head=_head(core, config),
+        versions=package_versions(),
+    )
+
+
+def weight_bytes(model: Any) -> int:
+    """What a pass has to read: weights of linear layers, packed or not, and no embeddings."""
+    total = 0
+    inner = {
+        id(part)
+        for wide in model.modules()
+        if isinstance(wide, WideLinear)
+        for part in wide.children()
+    }
+    for module in model.modules():
+        if id(module) in inner:
+            continue  # how a wide layer multiplies
+        if hasattr(module, "in_features") and hasattr(module, "out_features"):
+            total += module.in_features * module.out_features * _itemsize(module, model)
+        elif not isinstance(module, nn.Embedding):
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim == 2:
+                    total += parameter.numel() * parameter.itemsize
+    return total
+
+
+def _itemsize(module: Any, model: Any) -> int:
+    """Wide layers keep float16 weights on a CPU, but for the few that do not fit, else float32."""
+    if isinstance(module, WideLinear):
+        return 2 if model.device.type == "cpu" and model.dtype.itemsize == 2 else 4
+    return int(model.dtype.itemsize)
+
+
+def _describe(model_config: Any) -> str:
+    """The configuration without what differs from load to load, such as paths."""
+    entries = {
+        name: value
+        for name, value in model_config.to_dict().items()
+        if not name.startswith("_") and name not in ("transformers_version", "architectures")
+    }
+    return json.dumps(entries, sort_keys=True, default=str)
+
+
+def _head(core: EngineCore, config: EngineConfig) -> str:
+    if isinstance(core.drafter, EagleDrafter):
+        return digest(repr(core.drafter.head.config))
+    if config.head is not None:
+        return digest((Path(config.head).expanduser() / "config.json").read_text())
+    return ""
