@@ -11,11 +11,11 @@ class Machine:
     def __init__(self) -> None:
         self.now = 0.0
         self.ran: list[str] = []
-        self.slow_until = 0.0
+        self.slow = (0.0, 0.0)
 
     def probe(self, name: str, seconds: float):
         def run() -> float:
-            taken = seconds * (2 if self.now < self.slow_until else 1)
+            taken = seconds * (2 if self.slow[0] <= self.now < self.slow[1] else 1)
             self.now += taken
             self.ran.append(name)
             return taken
@@ -50,7 +50,7 @@ def test_rounds_differ_in_order() -> None:
 
 def test_what_is_sampled_while_the_machine_is_slow_can_be_told_by_its_reference() -> None:
     machine = Machine()
-    machine.slow_until = 1.0
+    machine.slow = (1.03, 2.03)  # begins and ends between two runs of the reference
     timings = measure(machine, [0.02] * 4, 3.0)
     samples = [sample for one in timings.samples for sample in one]
     slow = [sample for sample in samples if sample.seconds > 0.03]

@@ -141,6 +141,7 @@ def test_a_pass_has_the_rows_and_keys_that_it_is_said_to_have(monkeypatch) -> No
     assert fits(core, point)
     assert not fits(core, GridPoint(rows=2, sequences=3, context=40))
     assert not fits(core, GridPoint(rows=7, sequences=1, context=1024))
+    core.runner.kv_cache_YS2KD.fill_(float("nan"))
     fill_context(core, [point])
     seen = []
     forward = core.runner.forward
@@ -154,6 +155,17 @@ def test_a_pass_has_the_rows_and_keys_that_it_is_said_to_have(monkeypatch) -> No
     context = core.runner.kv_cache_YS2KD[:, batch.plan.rows[0].slots_L]
     assert context.isfinite().all()
     assert context.float().std() > 0.5
+
+
+def test_another_head_is_another_engine(head, tmp_path) -> None:
+    sizes = {"target_hidden_size": WIDTH, "vocab_size": VOCAB, "draft_vocab_size": 60}
+    other = plain.config(**sizes, layer_ids=(0, 1, 1))
+    write_head(tmp_path, other, plain.weights(other))
+    marks = [fingerprint_of(*eagle_engine(directory)) for directory in (head, head, tmp_path)]
+    assert marks[0] == marks[1]
+    difference = marks[0].difference(marks[2])
+    assert difference is not None
+    assert difference[0] == "head"
 
 
 def test_weights_are_counted_once() -> None:
