@@ -16,8 +16,7 @@ from typing import Protocol
 class CostModel(Protocol):
     """Predicts passes of the target (verification) and of the drafter (one level).
 
-    `sequences` share a pass; it is the same for every number of rows, so that choosing between
-    numbers of rows does not need it.
+    `sequences` share a pass; `keys` are those of all of them.
     """
 
     def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float: ...
@@ -27,8 +26,9 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """Seconds by number of rows, measured, plus a price for each key of context and, where it is
-    known how many there are, for each sequence after the first.
+    """Seconds by number of rows, measured, plus prices for what those passes had little of: for each
+    key of context, for each product of attention (rows times the keys of one sequence, as if all
+    had as many), and for each sequence after the first.
 
     Straight lines between measured points: the curve may fall, as measured ones do where a product
     switches to another algorithm. Where passes are padded to `buckets`, rising numbers of rows, a
@@ -45,6 +45,7 @@ class CostCurve:
     keys_at_measurement: int = 0
     seconds_per_sequence: float = 0.0
     buckets: tuple[int, ...] = ()
+    seconds_per_product: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.rows or len(self.rows) != len(self.seconds):
@@ -52,15 +53,17 @@ class CostCurve:
         for sizes in (self.rows, self.buckets):
             if any(a >= b for a, b in pairwise(sizes)):
                 raise ValueError(f"Numbers of rows must rise, got {sizes}.")
-        slopes = (self.seconds_per_key, self.seconds_per_sequence)
+        slopes = (self.seconds_per_key, self.seconds_per_product, self.seconds_per_sequence)
         if min(self.rows + self.buckets) < 1 or min(self.seconds) <= 0 or min(slopes) < 0:
             raise ValueError(f"Rows and times must be positive, got {self.rows}, {self.seconds}.")
 
     def __call__(self, rows: int, keys: int, sequences: int = 1) -> float:
-        measured = self._at(self._padded(rows))
-        context = self.seconds_per_key * (keys - self.keys_at_measurement)
-        others = self.seconds_per_sequence * (sequences - 1)
-        return max(measured + context + others, 0.1 * measured)
+        rows = self._padded(rows)
+        measured, usual = self._at(rows), self.keys_at_measurement
+        more = self.seconds_per_key * (keys - usual)
+        more += self.seconds_per_product * rows * (keys / sequences - usual)
+        more += self.seconds_per_sequence * (sequences - 1)
+        return max(measured + more, 0.1 * measured)
 
     def _padded(self, rows: int) -> int:
         index = bisect_left(self.buckets, rows)

@@ -140,6 +140,7 @@ def _surface_to_json(surface: Surface) -> dict[str, Any]:
         "buckets": list(surface.buckets),
         "fit": {
             "seconds_per_key": curve.seconds_per_key,
+            "seconds_per_product": curve.seconds_per_product,
             "seconds_per_sequence": curve.seconds_per_sequence,
             "keys_of_the_curve": curve.keys_at_measurement,
             "leave_one_out_error": None if error is None else asdict(error),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from cast_profiler.cost import CostCurve
 from cast_profiler.grid import GridPoint
@@ -62,10 +64,8 @@ class Surface:
         self.curve()
 
     def curve(self) -> CostCurve:
-        """The points of one sequence at the shortest context as they are, two slopes for the rest.
-
-        The slopes are those of least squared error, never below 0: seconds per key from the other
-        contexts of one sequence, then seconds per sequence from all that have several.
+        """The points of one sequence at the shortest context as they are; for the rest three slopes
+        of least squared relative error, none below 0.
         """
         alone = [point for point in self.points if point.sequences == 1]
         if not alone:
@@ -74,12 +74,13 @@ class Surface:
         base = sorted((p for p in alone if p.keys == keys), key=lambda p: p.rows)
         rows, seconds = tuple(p.rows for p in base), tuple(p.seconds for p in base)
         curve = CostCurve(rows, seconds, keys_at_measurement=keys, buckets=self.buckets)
-        per_key = _slope([(p.keys - keys, p.seconds - curve(p.rows, keys)) for p in alone])
-        curve = CostCurve(rows, seconds, per_key, keys, 0.0, self.buckets)
-        per_sequence = _slope(
-            [(p.sequences - 1, p.seconds - curve(p.rows, p.keys)) for p in self.points]
+        per_key, per_product, per_sequence = _slopes(self.points, curve)
+        return replace(
+            curve,
+            seconds_per_key=per_key,
+            seconds_per_product=per_product,
+            seconds_per_sequence=per_sequence,
         )
-        return CostCurve(rows, seconds, per_key, keys, per_sequence, self.buckets)
 
     def fit_error(self) -> FitError | None:
         """None if there are too few points to predict one from the others."""
@@ -104,7 +105,7 @@ class Surface:
 
 
 def _kind(point: Measurement, curve: CostCurve) -> str:
-    """What the point tells: the curve itself, or one of the two slopes."""
+    """What the point tells: the curve itself, or one of the slopes."""
     if point.sequences > 1:
         return "sequences"
     return "rows" if point.keys == curve.keys_at_measurement else "context"
@@ -115,7 +116,21 @@ def _rounded(seconds: float) -> float:
     return float(f"{seconds:.4g}")
 
 
-def _slope(pairs: Sequence[tuple[float, float]]) -> float:
-    """Of the line through zero with the least squared error, at least 0."""
-    square = sum(x * x for x, _ in pairs)
-    return max(0.0, sum(x * y for x, y in pairs) / square) if square else 0.0
+def _slopes(points: Sequence[Measurement], curve: CostCurve) -> list[float]:
+    """Seconds per key, per product and per sequence; what would be negative is left out."""
+    usual = curve.keys_at_measurement
+    seconds_P = np.array([point.seconds for point in points])
+    design_P3 = np.array(
+        [(p.keys - usual, p.rows * (p.keys / p.sequences - usual), p.sequences - 1) for p in points]
+    )
+    design_P3 = design_P3 / seconds_P[:, None]
+    rest_P = 1 - np.array([curve(point.rows, usual) for point in points]) / seconds_P
+    slopes = np.zeros(3)
+    free = [0, 1, 2]
+    while free:
+        found = np.linalg.lstsq(design_P3[:, free], rest_P, rcond=None)[0]
+        if found.min() >= 0:
+            slopes[free] = found
+            break
+        del free[int(found.argmin())]
+    return [float(slope) for slope in slopes]

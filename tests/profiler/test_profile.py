@@ -58,6 +58,21 @@ def test_the_slopes_are_found_and_the_curve_is_kept() -> None:
     assert curve(8, 256, sequences=5) == pytest.approx(0.026 + 4 * 2e-4)
 
 
+def test_a_row_costs_more_behind_a_long_context_of_its_own() -> None:
+    def seconds(rows: int, context: int) -> float:
+        return 0.02 + 1e-3 * rows + 2e-6 * (context - 256) + 1e-7 * rows * (context - 256)
+
+    points = [
+        point(rows, seconds(rows, context), context=context)
+        for rows in (1, 8, 64)
+        for context in (256, 1024)
+    ]
+    curve = Surface(tuple(points)).curve()
+    assert curve.seconds_per_product == pytest.approx(1e-7)
+    assert curve(64, 2048) == pytest.approx(seconds(64, 2048))
+    assert curve(64, 2048, sequences=8) == pytest.approx(seconds(64, 256) + 1792 * 2e-6)
+
+
 def test_a_context_that_costs_less_costs_nothing() -> None:
     surface = Surface((point(1, 0.02), point(8, 0.03), point(8, 0.025, context=512)))
     assert surface.curve().seconds_per_key == 0
