@@ -26,9 +26,9 @@ class CostModel(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
-    """Seconds by number of rows, measured, plus prices for what those passes had little of: for each
-    key of context, for each product of attention (rows times the keys of one sequence, as if all
-    had as many), and for each sequence after the first.
+    """Seconds by number of rows, measured, plus prices for what those passes had little of: for
+    each key of context, for each product of attention (rows times the keys of one sequence, as if
+    all had as many), and for each sequence after the first.
 
     Straight lines between measured points: the curve may fall, as measured ones do where a product
     switches to another algorithm. Where passes are padded to `buckets`, rising numbers of rows, a

@@ -79,7 +79,7 @@ def _fit_notes(name: str, surface: Surface) -> Iterator[str]:
     curve, error = surface.curve(), surface.fit_error()
     yield (
         f"{name}: {1e6 * curve.seconds_per_key:.2g} µs more for each key of context, "
-        f"{1e9 * curve.seconds_per_product:.2g} ns for each row times the keys it sees, "
+        f"{1e6 * curve.seconds_per_product:.2g} µs for each row times the keys it sees, "
         f"{_ms(curve.seconds_per_sequence)} ms for each sequence after the first."
     )
     if error is not None:
