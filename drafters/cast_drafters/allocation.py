@@ -10,39 +10,80 @@ in docs/cost-aware-trees.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 import numpy as np
 
 from cast_drafters.tree import DraftTree
-from cast_profiler.cost import cheapest_from
+
+_AHEAD: Final = 8  # rows looked ahead for the price of the next one
+
+
+class Prices(Protocol):
+    """What `marginal_price` needs of a step's costs."""
+
+    @property
+    def price(self) -> float: ...
+
+    @property
+    def max_nodes(self) -> int: ...
+
+    def verify(self, num_nodes: int) -> float: ...
 
 
 def allocate(
-    trees: Sequence[DraftTree], verify_seconds: Callable[[int], float], price: float
+    trees: Sequence[DraftTree],
+    verify_seconds: Callable[[int], float],
+    price: float,
+    max_nodes: int | None = None,
+    weights: Sequence[float] | None = None,
 ) -> list[DraftTree]:
     """The part of each tree to verify; possibly nothing.
 
     verify_seconds(n): cost of the step with n drafted rows, of all sequences together, beside the
-    rows it has anyway. price: tokens a second.
+    rows it has anyway. price: tokens a second. max_nodes: most of all trees together. weights: what
+    a token of each sequence is worth, 1 if None.
     """
     log_probs = np.concatenate([np.zeros(0), *(tree.log_probs_T for tree in trees)])
     owners = np.repeat(np.arange(len(trees)), [len(tree) for tree in trees])
+    gains = np.exp(log_probs)
+    if weights is not None:
+        gains *= np.array(weights)[owners]
     # Stable: on ties the node found first wins, and parents come before their children.
-    ranking = np.argsort(-log_probs, kind="stable")
+    ranking = np.argsort(-gains, kind="stable")[:max_nodes]
     size = best_size(
-        np.exp(log_probs[ranking]).tolist(),
-        [verify_seconds(n) for n in range(len(ranking) + 1)],
-        price,
+        gains[ranking].tolist(), [verify_seconds(n) for n in range(len(ranking) + 1)], price
     )
     counts = np.bincount(owners[ranking[:size]], minlength=len(trees))
     return [tree.best(int(count)) for tree, count in zip(trees, counts, strict=True)]
 
 
 def best_size(gains: Sequence[float], seconds: Sequence[float], price: float) -> int:
-    """How many of the falling `gains` to take, if n of them cost seconds[n]. Fewer on ties."""
-    values = [-price * cost for cost in cheapest_from(seconds)]
+    """How many of the falling `gains` to take, if n of them cost seconds[n]. Fewer on ties.
+
+    Every size is tried, so nothing about the shape of the costs is assumed: where more rows take
+    less time, they are taken.
+    """
+    values = [-price * cost for cost in seconds]
     total = 0.0
     for index, gain in enumerate(gains, start=1):
         total += gain
         values[index] += total
     return max(range(len(values)), key=values.__getitem__)
+
+
+def marginal_price(gains: Sequence[float], costs: Prices) -> float:
+    """What one more node must be worth, in tokens, to join the best part of `gains`.
+
+    It may take another row, at the least price a row that the next few have; or the place of the
+    last node that is in.
+    """
+    falling = sorted(gains, reverse=True)[: costs.max_nodes]
+    seconds = [costs.verify(n) for n in range(min(len(falling) + _AHEAD, costs.max_nodes) + 1)]
+    size = best_size(falling, seconds[: len(falling) + 1], costs.price)
+    ahead = [
+        costs.price * (cost - seconds[size]) / count
+        for count, cost in enumerate(seconds[size + 1 :], start=1)
+    ]
+    last = falling[size - 1 : size]
+    return max(0.0, min([*ahead, *last], default=1.0))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,16 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cast_drafters.calibration import Calibration
 from cast_drafters.tree import DraftTree
 
 
 @dataclass(frozen=True, slots=True)
 class DraftLimits:
-    """The largest tree that is of use. `max_width` bounds the children considered per node."""
+    """The largest tree that is of use. `max_width` bounds the children considered per node.
+
+    A drafter that works in levels runs at most `max_levels` of them and `level_width` nodes in each
+    but the root's. Paths whose natural log-probability is below `least` are of no use.
+    """
 
     max_nodes: int
     max_depth: int
     max_width: int
+    max_levels: int = 8
+    level_width: int = 4
+    least: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,48 @@ class DraftContext:
     slots_L: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     num_output: int = 0
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What the next level could run of one sequence.
+
+    `log_probs` are those of its nodes' paths, falling. `num_rows` is what a pass computes for one
+    node: 1, or for the root the tokens that the drafter has not seen yet. `candidates` are the
+    log-probabilities of all nodes that the tree has so far. `free` tells what children the first n
+    of the nodes would have without a pass: their conditional probabilities, falling.
+    """
+
+    request_id: str
+    limits: DraftLimits
+    log_probs: Sequence[float]
+    num_rows: int
+    candidates: Sequence[float]
+    free: Callable[[int], Sequence[Sequence[float]]]
+
+
+class LevelGate(Protocol):
+    """Decides between the levels of a draft how wide the next one is to be."""
+
+    def widths(self, level: int, frontiers: Sequence[Frontier]) -> list[int]:
+        """How many nodes of each frontier to run, the likeliest first. Level 0 is the root's."""
+        ...
+
+    def ran(
+        self,
+        level: int,  # noqa: ARG002
+        frontiers: Sequence[Frontier],  # noqa: ARG002
+        children: Sequence[Sequence[Sequence[float]]],  # noqa: ARG002
+    ) -> None:
+        """For each frontier and each node that was run: what children it has now, as in `free`."""
+        return
+
+
+class OpenGate(LevelGate):
+    """Every level that the limits allow, as wide as they allow."""
+
+    def widths(self, level: int, frontiers: Sequence[Frontier]) -> list[int]:
+        return [len(one.log_probs) if level < one.limits.max_levels else 0 for one in frontiers]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +142,18 @@ class Drafter(Protocol):
     """
 
     name: str
+    calibration: Calibration
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
         """A sequence enters. Preemption later on changes none of its tokens and is not told."""
 
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        """One tree per context, in order: within its limits, empty where nothing is worth a try."""
+    def propose(
+        self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
+    ) -> list[DraftTree]:
+        """One tree per context, in order: within its limits, empty where nothing is worth a try.
+
+        A drafter whose levels cost something asks `gate` before each; None: as the limits say.
+        """
         ...
 
     def observe(self, results: Sequence[VerifyResult]) -> None:

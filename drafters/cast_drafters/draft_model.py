@@ -11,6 +11,7 @@ nothing that a crop brings back was ever dropped.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,18 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
-from cast_drafters.base import DraftContext, Drafter, TargetParts, VerifyResult
+from cast_drafters.base import (
+    DraftContext,
+    Drafter,
+    Frontier,
+    LevelGate,
+    OpenGate,
+    TargetParts,
+    VerifyResult,
+)
+from cast_drafters.calibration import Calibration
 from cast_drafters.growth import ROOT, GrowingTree, Guess
+from cast_drafters.lessons import learn_from
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
 # Models of one family pad the rows of one tokenizer differently, Qwen2.5 by 128, Pythia by 384.
@@ -53,6 +64,8 @@ class DraftModelDrafter(Drafter):
         config = model.config.get_text_config()
         self._max_len = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self._caches: dict[str, Any] = {}
+        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
+        self.calibration = Calibration()
         self._check_cache()
 
     @classmethod
@@ -79,21 +92,31 @@ class DraftModelDrafter(Drafter):
         self._caches.pop(request_id, None)
 
     @torch.inference_mode()
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        return [self._draft(one) for one in contexts]
+    def propose(
+        self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
+    ) -> list[DraftTree]:
+        trees = [self._draft(one, gate or OpenGate()) for one in contexts]
+        for context, tree in zip(contexts, trees, strict=True):
+            self._proposed[context.request_id] = tree, context.temperature > 0
+        return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
-        """Nothing to do: committed tokens are read from the sequence."""
+        """Learns how far to trust the model; committed tokens are read from the sequence."""
+        for result in results:
+            if result.request_id in self._proposed:
+                tree, is_sampled = self._proposed.pop(result.request_id)
+                learn_from(self.calibration, tree, result.token_ids, is_sampled)
 
     def release(self, request_id: str) -> None:
         self._caches.pop(request_id, None)
+        self._proposed.pop(request_id, None)
 
     def cached(self, request_id: str) -> int:
         """How many tokens of a sequence the model need not read again."""
         cache = self._caches.get(request_id)
         return int(cache.get_seq_length()) if cache is not None else 0
 
-    def _draft(self, context: DraftContext) -> DraftTree:
+    def _draft(self, context: DraftContext, gate: LevelGate) -> DraftTree:
         """The tree of one sequence; empty beyond the positions that the model was made for."""
         limits = context.limits
         length = len(context.token_ids)
@@ -102,29 +125,40 @@ class DraftModelDrafter(Drafter):
         width = min(self._width, limits.max_width)
         if min(levels, width, limits.max_nodes, length) <= 0:
             return EMPTY_TREE
+        rows = length - min(length - 1, self.cached(context.request_id))
+        root = _frontier(context, [0.0], rows, [])
+        if not gate.widths(0, [root])[0]:
+            return EMPTY_TREE
         # Out of the table until it is whole again: a pass that fails leaves a cache of no use.
         cache = self._caches.pop(context.request_id, None) or DynamicCache()
         # The last token is always fed: the first guesses are read off its row.
         _crop(cache, length - 1)
         logits_V = self._feed(cache, context.token_ids[cache.get_seq_length() :])
-        tree = GrowingTree([], limits)
+        tree = GrowingTree([], limits, self.calibration, context.temperature > 0)
         tip = self._add_level(tree, ROOT, logits_V, width)
-        for _ in range(levels - 1):
+        gate.ran(0, [root], [[_children(tree, ROOT)]])
+        for level in range(1, levels):
             # A tip is closed where whatever follows could not be among the best `max_nodes`.
-            if tip not in tree.frontier(len(tree.nodes)):
+            if tip is None or tip not in tree.frontier(len(tree.nodes)):
                 break
+            candidates = [node.log_prob for node in tree.nodes]
+            frontier = _frontier(context, [tree.nodes[tip].log_prob], 1, candidates)
+            if not gate.widths(level, [frontier])[0]:
+                break
+            above = tip
             tip = self._add_level(tree, tip, self._feed(cache, [tree.nodes[tip].token]), width)
+            gate.ran(level, [frontier], [[_children(tree, above)]])
         _crop(cache, length)
         self._caches[context.request_id] = cache
         return tree.finish()
 
-    def _add_level(self, tree: GrowingTree, tip: int, logits_V: Tensor, width: int) -> int:
-        """Gives `tip` its children. Returns the likeliest of them."""
+    def _add_level(self, tree: GrowingTree, tip: int, logits_V: Tensor, width: int) -> int | None:
+        """Gives `tip` its children. Returns the likeliest of them, if any is of use."""
         log_probs_V = logits_V.log_softmax(-1)[: self._vocab_size]
         top = log_probs_V.topk(min(width, len(log_probs_V)))
         first = len(tree.nodes)  # `GrowingTree` adds the likeliest first
         tree.add_children(tip, map(Guess, top.indices.tolist(), top.values.tolist()))
-        return first
+        return first if first < len(tree.nodes) else None
 
     def _feed(self, cache: Any, token_ids: Sequence[int]) -> Tensor:
         """Reads `token_ids`, at least one, into the cache; the last one's logits, float32 [V]."""
@@ -166,6 +200,25 @@ class DraftModelDrafter(Drafter):
         ids = torch.tensor([token_ids], device=self._device)
         logits_V: Tensor = self._model(input_ids=ids, use_cache=False).logits[0, -1].float()
         return logits_V
+
+
+def _frontier(
+    context: DraftContext, log_probs: list[float], num_rows: int, candidates: list[float]
+) -> Frontier:
+    """The one node that a level would run; without the model nothing is known of it."""
+    return Frontier(
+        context.request_id,
+        context.limits,
+        log_probs,
+        num_rows,
+        candidates,
+        lambda count: [()] * count,
+    )
+
+
+def _children(tree: GrowingTree, node: int) -> list[float]:
+    above = tree.nodes[node].log_prob if node >= 0 else 0.0
+    return [math.exp(one.log_prob - above) for one in tree.nodes if one.parent == node]
 
 
 def _crop(cache: Any, length: int) -> None:

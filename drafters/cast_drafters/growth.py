@@ -1,7 +1,7 @@
 """A draft tree while it grows: level by level where a head must run, best first where nothing must.
 
-Every source of guesses gives a node's children with probabilities; the tree keeps the most likely
-paths, whichever source they came from.
+Every source of guesses gives a node's children with confidences, the calibration makes
+probabilities of them; the tree keeps the most likely paths, whichever source they came from.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from cast_drafters.base import DraftLimits
+from cast_drafters.calibration import Calibration, Kind
 from cast_drafters.tree import DraftTree
 
 ROOT: Final = -1
@@ -27,24 +28,41 @@ class Guess(NamedTuple):
     source: int = 0
 
 
+class Child(NamedTuple):
+    """A guess and what it is worth: natural log-probability given the parent."""
+
+    guess: Guess
+    rank: int
+    log_prob: float
+
+
 @dataclass(slots=True)
 class Node:
-    """`log_prob` is that of the path."""
+    """`log_prob` is that of the path; `confidence` the drafter's own, given the parent."""
 
     token: int
     parent: int
     depth: int
     log_prob: float
     source: int
+    confidence: float
+    rank: int
     has_children: bool = False
 
 
 class GrowingTree:
     """Candidates of one sequence. `ROOT` is the root, the last committed token."""
 
-    def __init__(self, tail: Sequence[int], limits: DraftLimits) -> None:
+    def __init__(
+        self,
+        tail: Sequence[int],
+        limits: DraftLimits,
+        calibration: Calibration | None = None,
+        is_sampled: bool = False,
+    ) -> None:
         self.nodes: list[Node] = []
         self.limits = limits
+        self._calibration, self._is_sampled = calibration, is_sampled
         self._tail = list(tail)
 
     def tail(self, node: int, length: int) -> list[int]:
@@ -57,14 +75,28 @@ class GrowingTree:
         missing = length - len(path)
         return self._tail[-missing:] + path if missing else path
 
-    def add_children(self, node: int, guesses: Iterable[Guess]) -> None:
-        """The likeliest few guesses stay."""
+    def children(self, node: int, guesses: Iterable[Guess]) -> list[Child]:
+        """The likeliest few guesses, as they would be behind a node; falling."""
+        depth = self.depth(node) + 1
+        best = nlargest(self.limits.max_width, guesses, key=_log_prob)
+        children = [
+            Child(one, rank, self._worth(one, depth, rank)) for rank, one in enumerate(best)
+        ]
+        return sorted(children, key=_worth, reverse=True)
+
+    def add(self, node: int, children: Iterable[Child]) -> None:
+        """Children whose paths are of use stay."""
         above = self.nodes[node].log_prob if node >= 0 else 0.0
         depth = self.depth(node) + 1
-        for token, log_prob, source in nlargest(self.limits.max_width, guesses, key=_log_prob):
-            self.nodes.append(Node(token, node, depth, above + min(0.0, log_prob), source))
+        for (token, confidence, source), rank, log_prob in children:
+            if above + log_prob < self.limits.least:
+                break
+            self.nodes.append(Node(token, node, depth, above + log_prob, source, confidence, rank))
         if node >= 0:
             self.nodes[node].has_children = True
+
+    def add_children(self, node: int, guesses: Iterable[Guess]) -> None:
+        self.add(node, self.children(node, guesses))
 
     def depth(self, node: int) -> int:
         return self.nodes[node].depth if node >= 0 else 0
@@ -96,8 +128,16 @@ class GrowingTree:
             np.array([node.parent for node in self.nodes], np.int32),
             np.array([node.log_prob for node in self.nodes], np.float64),
             np.array([node.source for node in self.nodes], np.int8),
+            np.array([node.confidence for node in self.nodes], np.float64),
+            np.array([node.rank for node in self.nodes], np.int16),
         )
         return everything.best(self.limits.max_nodes)
+
+    def _worth(self, guess: Guess, depth: int, rank: int) -> float:
+        if self._calibration is None:
+            return min(0.0, guess.log_prob)
+        kind = Kind.of(self._is_sampled, guess.source, depth, rank)
+        return self._calibration.log_prob(kind, guess.log_prob)
 
     def _least(self) -> float:
         """What a path must be worth to be among the best `max_nodes` so far."""
@@ -109,3 +149,7 @@ class GrowingTree:
 
 def _log_prob(guess: Guess) -> float:
     return guess.log_prob
+
+
+def _worth(child: Child) -> float:
+    return child.log_prob

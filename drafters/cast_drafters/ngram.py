@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cast_drafters.base import DraftContext, Drafter, DraftLimits, VerifyResult
+from cast_drafters.base import DraftContext, Drafter, LevelGate, VerifyResult
+from cast_drafters.calibration import Calibration, Kind
+from cast_drafters.lessons import learn_from
 from cast_drafters.suffix_index import SuffixIndex, likeliest
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
@@ -29,6 +31,8 @@ class _Candidate(NamedTuple):
     parent: int
     path: tuple[int, ...]
     occurrences: list[_Occurrence]
+    confidence: float
+    rank: int
 
 
 class NgramDrafter(Drafter):
@@ -52,20 +56,34 @@ class NgramDrafter(Drafter):
         self._max_occurrences = max_occurrences
         self._max_cost = -math.log(min_probability)
         self._indexes: dict[str, SuffixIndex] = {}
+        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
+        self.calibration = Calibration()
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
         index = SuffixIndex(self._max_ngram, self._max_occurrences)
         index.extend(token_ids)
         self._indexes[request_id] = index
 
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
-        return [self._propose(context) for context in contexts]
+    def propose(
+        self,
+        contexts: Sequence[DraftContext],
+        gate: LevelGate | None = None,  # noqa: ARG002 - guesses cost no pass
+    ) -> list[DraftTree]:
+        trees = [self._propose(context) for context in contexts]
+        for context, tree in zip(contexts, trees, strict=True):
+            self._proposed[context.request_id] = tree, context.temperature > 0
+        return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
-        """Nothing to do: committed tokens are read from the sequence."""
+        """Learns how far to trust copies; committed tokens are read from the sequence."""
+        for result in results:
+            if result.request_id in self._proposed:
+                tree, is_sampled = self._proposed.pop(result.request_id)
+                learn_from(self.calibration, tree, result.token_ids, is_sampled)
 
     def release(self, request_id: str) -> None:
         self._indexes.pop(request_id, None)
+        self._proposed.pop(request_id, None)
 
     def _propose(self, context: DraftContext) -> DraftTree:
         if min(context.limits.max_nodes, context.limits.max_depth, context.limits.max_width) <= 0:
@@ -75,25 +93,30 @@ class NgramDrafter(Drafter):
         index = self._indexes[context.request_id]
         index.extend(context.token_ids)
         matches = index.matches(context.token_ids)
-        return self._grow(context.token_ids, list(matches.items()), context.limits)
+        return self._grow(context, list(matches.items()))
 
-    def _grow(
-        self, token_ids: Sequence[int], occurrences: list[_Occurrence], limits: DraftLimits
-    ) -> DraftTree:
+    def _grow(self, context: DraftContext, occurrences: list[_Occurrence]) -> DraftTree:
         """Best first: nodes join by falling probability, so a full tree holds the likeliest."""
+        token_ids, limits = context.token_ids, context.limits
+        max_cost = min(self._max_cost, -limits.least)
+        is_sampled = context.temperature > 0
         nodes: list[_Candidate] = []
         frontier: list[_Candidate] = []
         serials = count()
-        node = _Candidate(0.0, next(serials), -1, (), occurrences)
+        node = _Candidate(0.0, next(serials), -1, (), occurrences, 0.0, 0)
         while len(nodes) < limits.max_nodes:
             if len(node.path) < limits.max_depth:
-                for token, probability, followed in _branches(token_ids, node, limits.max_width):
-                    cost = node.cost - math.log(probability)
-                    if cost > self._max_cost:
-                        break  # its siblings to come are no likelier
+                branches = _branches(token_ids, node, limits.max_width)
+                for rank, (token, probability, followed) in enumerate(branches):
+                    confidence = math.log(probability)
                     path = (*node.path, token)
-                    child = _Candidate(cost, next(serials), len(nodes) - 1, path, followed)
-                    heappush(frontier, child)
+                    kind = Kind.of(is_sampled, 0, len(path), rank)
+                    cost = node.cost - self.calibration.log_prob(kind, confidence)
+                    if cost <= max_cost:
+                        child = _Candidate(
+                            cost, next(serials), len(nodes) - 1, path, followed, confidence, rank
+                        )
+                        heappush(frontier, child)
             if not frontier:
                 break
             node = heappop(frontier)
@@ -102,6 +125,9 @@ class NgramDrafter(Drafter):
             np.array([node.path[-1] for node in nodes], np.int64),
             np.array([node.parent for node in nodes], np.int32),
             np.array([-node.cost for node in nodes], np.float64),
+            np.zeros(len(nodes), np.int8),
+            np.array([node.confidence for node in nodes], np.float64),
+            np.array([node.rank for node in nodes], np.int16),
         )
 
 

@@ -1,130 +1,99 @@
-"""How far to draft: what to ask of a drafter, and which of its candidates to verify."""
+"""How far to draft, by name: "off", "chain:4", "tree:16", "cast" … A policy is a kind and a size.
+
+What a kind does is in `builders`: one file each, and one line in the table here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, cast
 
-from cast_drafters.base import DraftLimits
-from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_drafters.builders.base import Builder
 
 MAX_POLICY_SIZE: Final = 1024
 
 
-class DraftPolicy(Protocol):
-    """Decides once per sequence and step. `name` is what `parse_policy` reads."""
-
-    @property
-    def name(self) -> str: ...
-
-    def limits(self, max_nodes: int) -> DraftLimits:
-        """What to draft when the engine can afford `max_nodes` rows; 0 nodes: do not draft."""
-        ...
-
-    def build(self, candidates: DraftTree, max_nodes: int) -> DraftTree:
-        """The part of `candidates` to verify, at most `max_nodes` nodes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class OffPolicy:
-    """Plain decoding."""
-
-    @property
-    def name(self) -> str:
-        return "off"
-
-    def limits(self, max_nodes: int) -> DraftLimits:  # noqa: ARG002
-        return DraftLimits(max_nodes=0, max_depth=0, max_width=0)
-
-    def build(self, candidates: DraftTree, max_nodes: int) -> DraftTree:  # noqa: ARG002
-        return EMPTY_TREE
-
-
-@dataclass(frozen=True, slots=True)
-class ChainPolicy:
-    """The single most likely continuation, `length` tokens long."""
-
-    length: int
-
-    @property
-    def name(self) -> str:
-        return f"chain:{self.length}"
-
-    def limits(self, max_nodes: int) -> DraftLimits:
-        length = _affordable(self.length, max_nodes)
-        return DraftLimits(max_nodes=length, max_depth=length, max_width=min(length, 1))
-
-    def build(self, candidates: DraftTree, max_nodes: int) -> DraftTree:
-        return candidates.as_chain(_affordable(self.length, max_nodes))
-
-
-@dataclass(frozen=True, slots=True)
-class TreePolicy:
-    """The `budget` most likely nodes, whatever shape they make."""
-
-    budget: int
-    max_depth: int = 8
-    max_width: int = 4
-
-    @property
-    def name(self) -> str:
-        return f"tree:{self.budget}"
-
-    def limits(self, max_nodes: int) -> DraftLimits:
-        nodes = _affordable(self.budget, max_nodes)
-        return DraftLimits(nodes, min(nodes, self.max_depth), min(nodes, self.max_width))
-
-    def build(self, candidates: DraftTree, max_nodes: int) -> DraftTree:
-        return candidates.best(_affordable(self.budget, max_nodes))
-
-
 @dataclass(frozen=True, slots=True)
 class PolicyKind:
-    """One kind of policy. `default_size` 0: it takes no number and never drafts."""
+    """`builder` is "module:Class". `default_size` counts draft tokens; 0: it never drafts."""
 
-    make: Callable[[int], DraftPolicy]
+    builder: str
     default_size: int
 
 
 POLICIES: Final[Mapping[str, PolicyKind]] = MappingProxyType(
     {
-        "off": PolicyKind(lambda _: OffPolicy(), default_size=0),
-        "chain": PolicyKind(ChainPolicy, default_size=4),
-        "tree": PolicyKind(TreePolicy, default_size=8),
+        "off": PolicyKind("fixed:OffBuilder", 0),
+        "chain": PolicyKind("fixed:ChainBuilder", 4),
+        "tree": PolicyKind("fixed:TreeBuilder", 8),
+        "eagle2": PolicyKind("fixed:Eagle2Builder", 59),
+        "chain-cost": PolicyKind("chain_cost:ChainCostBuilder", 6),
+        "cast-paper": PolicyKind("cast_paper:CastPaperBuilder", 60),
+        "cast": PolicyKind("cast:CastBuilder", 32),
     }
 )
 
 
-def parse_policy(text: str, max_draft_tokens: int | None = None) -> DraftPolicy:
-    """Reads "off", "chain", "chain:4", "tree", "tree:16" …; the number is a count of draft tokens.
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """At most `size` draft tokens a step; `levels` passes of the drafter, 0 for the kind's choice."""
+
+    kind: str
+    size: int = 0
+    levels: int = 0
+
+    @property
+    def name(self) -> str:
+        """What `parse_policy` reads."""
+        if not self.size:
+            return self.kind
+        return f"{self.kind}:{self.size}" + (f"x{self.levels}" if self.levels else "")
+
+
+OFF: Final = Policy("off")
+
+
+def parse_policy(text: str, max_draft_tokens: int | None = None) -> Policy:
+    """Reads "off", "tree", "tree:16", "tree:16x2" …: at most 16 draft tokens, from 2 levels.
 
     `max_draft_tokens` caps that count; 0 switches drafting off. Raises `ValueError` with a sentence
     that names the offending value and what is possible.
     """
     if max_draft_tokens is not None and max_draft_tokens < 0:
         raise ValueError(f"max_draft_tokens must be 0 or more, got {max_draft_tokens}.")
-    name, colon, number = text.partition(":")
+    name, colon, numbers = text.partition(":")
+    size, cross, levels = numbers.partition("x")
     kind = POLICIES.get(name)
-    if kind is None or (colon and not (kind.default_size and _is_size(number))):
+    is_sized = kind is not None and kind.default_size > 0
+    if (
+        kind is None
+        or (colon and not (is_sized and _is_number(size)))
+        or (cross and not _is_number(levels))
+    ):
         raise ValueError(f"Draft policy {text!r} is not possible; choose {_choices()}.")
-    size = int(number) if colon else kind.default_size
+    count = int(size) if colon else kind.default_size
     if max_draft_tokens is not None:
-        size = min(size, max_draft_tokens)
-    return kind.make(size) if size else OffPolicy()
+        count = min(count, max_draft_tokens)
+    return Policy(name, count, int(levels) if cross else 0) if count else OFF
 
 
-def _is_size(number: str) -> bool:
-    plain = number.isascii() and number.isdecimal() and len(number) <= len(str(MAX_POLICY_SIZE))
-    return plain and 1 <= int(number) <= MAX_POLICY_SIZE
+def make_builder(kind: str) -> Builder:
+    """A new builder for the policies of a kind; it serves all their sequences together."""
+    module, _, class_name = POLICIES[kind].builder.partition(":")
+    return cast(Builder, getattr(import_module(f"cast_drafters.builders.{module}"), class_name)())
+
+
+def _is_number(text: str) -> bool:
+    plain = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_POLICY_SIZE))
+    return plain and 1 <= int(text) <= MAX_POLICY_SIZE
 
 
 def _choices() -> str:
-    sized = [f"{name}:N" for name, kind in POLICIES.items() if kind.default_size]
-    return f"{', '.join([*POLICIES, *sized])} with N from 1 to {MAX_POLICY_SIZE}"
-
-
-def _affordable(size: int, max_nodes: int) -> int:
-    return max(0, min(size, max_nodes))
+    sized = ", ".join(name for name, kind in POLICIES.items() if kind.default_size)
+    return (
+        f"{', '.join(POLICIES)}, or a size too, as in tree:N or tree:NxL with N from 1 to "
+        f"{MAX_POLICY_SIZE} draft tokens and L levels ({sized})"
+    )

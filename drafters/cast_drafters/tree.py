@@ -21,13 +21,17 @@ class DraftTree:
     their children. Siblings may hold the same token.
     `log_probs_T` estimates the natural log-probability that the whole path to a node is accepted;
     it never rises along a path. Use `tree_from_arrays` where these rules are in doubt.
-    `sources_T` tells which of a drafter's sources proposed a node, where a drafter has several.
+    `sources_T` tells which of a drafter's sources proposed a node, where a drafter has several;
+    `confidences_T` how sure it was of the node given its parent, before any calibration (natural
+    logarithm); `ranks_T` how many siblings it preferred.
     """
 
     token_ids_T: NDArray[np.int64]
     parents_T: NDArray[np.int32]
     log_probs_T: NDArray[np.float64]
     sources_T: NDArray[np.int8] | None = None
+    confidences_T: NDArray[np.float64] | None = None
+    ranks_T: NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.token_ids_T)
@@ -95,8 +99,14 @@ class DraftTree:
         renumbered_R = np.full(len(self) + 1, -1, np.int32)
         renumbered_R[kept + 1] = np.arange(len(kept))
         parents_T = renumbered_R[self.parents_T[kept] + 1]
-        sources_T = None if self.sources_T is None else self.sources_T[kept]
-        return DraftTree(self.token_ids_T[kept], parents_T, self.log_probs_T[kept], sources_T)
+        return DraftTree(
+            self.token_ids_T[kept],
+            parents_T,
+            self.log_probs_T[kept],
+            None if self.sources_T is None else self.sources_T[kept],
+            None if self.confidences_T is None else self.confidences_T[kept],
+            None if self.ranks_T is None else self.ranks_T[kept],
+        )
 
 
 def tree_from_arrays(token_ids: ArrayLike, parents: ArrayLike, log_probs: ArrayLike) -> DraftTree:

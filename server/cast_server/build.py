@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
 from cast_drafters.base import Drafter, HiddenObserver, TargetParts
+from cast_drafters.calibration import Calibration
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
 from cast_drafters.shipped import has_shipped_head
+from cast_profiler.cost import CostModel, RooflineCost
+from cast_profiler.drift import CorrectedCost
 from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
@@ -19,7 +23,9 @@ from cast_server.engine.core import EngineCore
 from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cache_shape
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.errors import ConfigError
-from cast_server.model_files import load_model, resolve_model
+from cast_server.model_files import cache_root, load_model, resolve_model
+from cast_server.profiling.identity import fingerprint_of
+from cast_server.profiling.stored import profile_for
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +45,40 @@ def build_engine(config: EngineConfig, served_name: str | None = None) -> AsyncE
     files = resolve_model(config.model)
     model, tokenizer = load_model(files, _DTYPES[config.dtype])
     core = build_core(config, model, tokenizer)
-    return AsyncEngine(core, served_name or files.name, config.max_waiting)
+    prepare(core, config)
+    return AsyncEngine(
+        core, served_name or files.name, config.max_waiting, on_stop=partial(remember, core, config)
+    )
+
+
+def prepare(core: EngineCore, config: EngineConfig) -> None:
+    """Before the first request: what steps cost here, and what past requests have taught.
+
+    Raises `ConfigError` for a profile that does not fit this machine.
+    """
+    if config.profile != "guess":
+        file = None if config.profile == "auto" else Path(config.profile)
+        core.planner.cost = CorrectedCost(profile_for(core, config, file).cost())
+    path = calibration_path(core, config)
+    if path.exists():
+        try:
+            core.drafter.calibration = Calibration.load(path)
+        except ValueError as error:
+            _log.warning("Starting afresh: %s", error)
+
+
+def remember(core: EngineCore, config: EngineConfig) -> None:
+    """Keeps for the next start how far drafts could be trusted: counts of hits, no text."""
+    try:
+        core.drafter.calibration.save(calibration_path(core, config))
+    except OSError as error:
+        _log.warning("What was learnt about drafts cannot be kept: %s", error)
+
+
+def calibration_path(core: EngineCore, config: EngineConfig) -> Path:
+    """In the user's cache; another model, drafter or head is another file."""
+    fingerprint = fingerprint_of(core, config)
+    return cache_root() / "calibration" / f"{fingerprint.model}-{fingerprint.digest()}.json"
 
 
 def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
@@ -53,6 +92,7 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         parse_policy(config.policy)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
+    num_weights = model.num_parameters()  # before they are repacked
     runner = ModelRunner(model, num_blocks * config.block_size, device)
     drafter = _make_drafter(config, runner)
     limits = SchedulerLimits(
@@ -64,7 +104,28 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     )
     scheduler = Scheduler(BlockPool(num_blocks, config.block_size), limits)
     return EngineCore(
-        runner, scheduler, drafter, tokenizer, _eos_token_ids(model, tokenizer), config.policy
+        runner,
+        scheduler,
+        drafter,
+        tokenizer,
+        _eos_token_ids(model, tokenizer),
+        config.policy,
+        _guessed_cost(runner, num_weights),
+    )
+
+
+def _guessed_cost(runner: ModelRunner, num_weights: int) -> CostModel:
+    """What holds until something has been measured: orders of magnitude of a CPU or a GPU."""
+    is_cuda = runner.device.type == "cuda"
+    width = runner.dtype.itemsize
+    return RooflineCost(
+        bytes_per_second=1e12 if is_cuda else 2e10,
+        flops_per_second=1e14 if is_cuda else 2e11,
+        weight_bytes=num_weights * width,
+        bytes_per_weight=width,
+        key_bytes=runner.kv_cache_YS2KD[:, 0].numel() * width,
+        draft_share=0.1,
+        overhead_seconds=1e-4 if is_cuda else 1e-3,
     )
 
 

@@ -44,6 +44,7 @@ _SPECULATION_FIELDS = (
     "draft_sources",
     "learn_from_traffic",
     "policy",
+    "profile",
     "max_draft_rows",
 )
 

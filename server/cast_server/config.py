@@ -38,14 +38,20 @@ class EngineConfig(BaseModel):
     )
     learn_from_traffic: bool = Field(
         False,
-        description="let --drafter eagle count, for each owner of requests apart (such as an API "
-        "key), which tokens followed which in the answers to requests that were drafted for; "
-        "prompts are not counted. The counts stay in memory, at most 200,000 contexts for each of "
-        "64 owners, the least recently used go first, and all go when the server stops",
+        description="let --drafter eagle count which tokens followed which in the answers to "
+        "requests that were drafted for, for all clients together; prompts are not counted. The "
+        "counts stay in memory, at most 200,000 contexts, the least recently used go first, and all "
+        "go when the server stops",
     )
     policy: str = Field(
-        "tree:8",
-        description="how far to draft: off, chain:K (K tokens in a row) or tree:N (N nodes)",
+        "cast",
+        description="how far to draft: cast (as far as it pays, at every step anew), off, chain:K (K "
+        "tokens in a row), tree:N (N nodes), eagle2, chain-cost, cast-paper",
+    )
+    profile: str = Field(
+        "auto",
+        description="what steps cost on this machine: auto (measured in seconds at the first start, "
+        "then kept in the user's cache), guess (not measured), or a file made by cast-profile",
     )
     max_model_len: int | None = Field(
         None, ge=16, description="longest prompt and answer together; default: the model's own"
@@ -58,10 +64,10 @@ class EngineConfig(BaseModel):
         512, ge=16, description="most rows in one step: prefill chunks, drafts and all"
     )
     max_draft_rows: int = Field(
-        8,
+        64,
         ge=0,
         description="decoding requests and their drafts together get at most this many rows of a "
-        "step; a CPU computes that many in the time of one",
+        "step",
     )
     max_waiting: int = Field(1024, ge=1, description="requests that may queue before a 503")
     block_size: int = Field(16, ge=1, description="tokens in a block of the KV cache")

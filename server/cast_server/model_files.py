@@ -157,10 +157,10 @@ def _cache_entry(files: ModelFiles) -> Path:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
     name = f"{path.stem}-{digest}-transformers-{version('transformers')}"
-    return _cache_root() / "models" / name
+    return cache_root() / "models" / name
 
 
-def _cache_root() -> Path:
+def cache_root() -> Path:
     if own := os.environ.get("CASTSERVE_CACHE"):
         return Path(own).expanduser()
     if shared := os.environ.get("XDG_CACHE_HOME"):

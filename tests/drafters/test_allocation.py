@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cast_drafters.allocation import allocate, best_size
+from cast_drafters.allocation import allocate, best_size, marginal_price
 from cast_drafters.tree import DraftTree, tree_from_arrays
 
 
@@ -54,7 +54,7 @@ def test_no_set_of_trees_is_worth_more(one, other, cost, price) -> None:
     seconds = [float(COSTS[cost](n)) for n in range(total + 1)]
 
     def value(gain: float, size: int) -> float:
-        return gain - price * min(seconds[size:])
+        return gain - price * seconds[size]
 
     best = max(
         value(worth(one, a) + worth(other, b), len(a) + len(b))
@@ -81,10 +81,49 @@ def test_likely_sequences_get_more_rows_than_unlikely_ones() -> None:
     assert [len(tree) for tree in kept] == [3, 0]
 
 
-def test_an_inversion_is_not_tripped_over() -> None:
-    """Two rows cost more than three: take two, and pay for three."""
-    assert best_size([0.5, 0.5, 0.0], [1.0, 1.1, 9.0, 1.2], 1.0) == 2
+def test_an_inversion_is_used() -> None:
+    """Two rows cost more than three: take three, whatever the third is worth."""
+    assert best_size([0.5, 0.5, 0.0], [1.0, 1.1, 9.0, 1.2], 1.0) == 3
 
 
 def test_nothing_drafted() -> None:
     assert allocate([], lambda _: 1.0, 1.0) == []
+
+
+def test_no_more_than_there_are_rows() -> None:
+    tree = tree_from_arrays([1, 2, 3], [-1, 0, 1], np.log([0.9, 0.8, 0.7]))
+    kept = allocate([tree, tree], lambda _: 1.0, 1.0, max_nodes=4)
+    assert [len(one) for one in kept] == [2, 2]
+
+
+def test_a_token_that_is_worth_more_comes_first() -> None:
+    tree = tree_from_arrays([1], [-1], np.log([0.5]))
+    kept = allocate([tree, tree], lambda n: 0.6 * n, 1.0, weights=[2.0, 1.0])
+    assert [len(one) for one in kept] == [1, 0]
+
+
+class Prices:
+    """One second is worth one token."""
+
+    price = 1.0
+
+    def __init__(self, seconds: list[float]) -> None:
+        self._seconds = seconds
+        self.max_nodes = len(seconds) - 1
+
+    def verify(self, num_nodes: int) -> float:
+        return self._seconds[num_nodes]
+
+
+@pytest.mark.parametrize(
+    ("gains", "seconds", "price"),
+    [
+        ([], [1.0, 1.3, 1.6], 0.3),  # a row is what a row costs
+        ([], [1.0, 1.3, 1.4], 0.2),  # two rows are cheaper by the piece
+        ([0.5], [1.0, 1.0, 1.0], 0.0),  # room for more
+        ([0.5, 0.4], [1.0, 1.0, 1.0, 9.0], 0.4),  # the last one in would have to go
+        ([0.5], [1.0], 1.0),  # no row at all
+    ],
+)
+def test_marginal_price(gains, seconds, price) -> None:
+    assert marginal_price(gains, Prices(seconds)) == pytest.approx(price)

@@ -1,18 +1,13 @@
-"""Policies: what their names mean, and that they never ask for or keep more than they may."""
+"""Policies: what their names mean, and that their builders never take more than they may."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from builders_at_work import costs, frontier, seats
 
 from cast_drafters.base import DraftLimits
-from cast_drafters.policy import (
-    POLICIES,
-    ChainPolicy,
-    DraftPolicy,
-    OffPolicy,
-    TreePolicy,
-    parse_policy,
-)
+from cast_drafters.policy import OFF, POLICIES, Policy, make_builder, parse_policy
 from cast_drafters.tree import DraftTree, tree_from_arrays
 
 
@@ -24,20 +19,23 @@ def candidates() -> DraftTree:
 @pytest.mark.parametrize(
     ("text", "cap", "policy"),
     [
-        ("off", None, OffPolicy()),
-        ("off", 3, OffPolicy()),
-        ("chain", None, ChainPolicy(4)),
-        ("chain:1", None, ChainPolicy(1)),
-        ("chain:4", 2, ChainPolicy(2)),
-        ("chain:4", 9, ChainPolicy(4)),
-        ("tree", None, TreePolicy(8)),
-        ("tree", 3, TreePolicy(3)),
-        ("tree:16", None, TreePolicy(16)),
-        ("tree:1024", None, TreePolicy(1024)),
-        ("tree:16", 0, OffPolicy()),
+        ("off", None, OFF),
+        ("off", 3, OFF),
+        ("chain", None, Policy("chain", 4)),
+        ("chain:1", None, Policy("chain", 1)),
+        ("chain:4", 2, Policy("chain", 2)),
+        ("chain:4", 9, Policy("chain", 4)),
+        ("tree", None, Policy("tree", 8)),
+        ("tree", 3, Policy("tree", 3)),
+        ("tree:16x3", None, Policy("tree", 16, 3)),
+        ("tree:1024", None, Policy("tree", 1024)),
+        ("tree:16", 0, OFF),
+        ("cast", None, Policy("cast", 32)),
+        ("cast", 5, Policy("cast", 5)),
+        ("eagle2", None, Policy("eagle2", 59)),
     ],
 )
-def test_parse(text: str, cap: int | None, policy: DraftPolicy) -> None:
+def test_parse(text: str, cap: int | None, policy: Policy) -> None:
     parsed = parse_policy(text, cap)
     assert parsed == policy
     assert parse_policy(parsed.name) == policy
@@ -59,12 +57,16 @@ def test_parse(text: str, cap: int | None, policy: DraftPolicy) -> None:
         "chain: 4",
         "chain:٤",
         "chain:4:4",
+        "tree:4x",
+        "tree:4x0",
+        "tree:4x2x2",
+        "tree:x2",
         "tree:1" + "0" * 5000,
         ":4",
     ],
 )
 def test_parse_names_the_fault_and_the_choices(text: str) -> None:
-    with pytest.raises(ValueError, match="choose off, chain, tree, chain:N, tree:N") as failure:
+    with pytest.raises(ValueError, match="choose off, chain, tree, eagle2, .*, cast,") as failure:
         parse_policy(text)
     assert repr(text) in str(failure.value)
     assert "N from 1 to 1024" in str(failure.value)
@@ -76,30 +78,85 @@ def test_negative_cap() -> None:
 
 
 @pytest.mark.parametrize("kind", POLICIES)
-@pytest.mark.parametrize("max_nodes", [-1, 0, 1, 3, 100])
-def test_never_more_than_affordable(kind: str, max_nodes: int, candidates: DraftTree) -> None:
-    policy = parse_policy(kind)
-    limits = policy.limits(max_nodes)
-    assert 0 <= limits.max_depth <= limits.max_nodes <= max(0, max_nodes)
-    assert 0 <= limits.max_width <= limits.max_nodes
-    assert len(policy.build(candidates, max_nodes)) <= limits.max_nodes
+@pytest.mark.parametrize("max_nodes", [0, 1, 3, 100])
+@pytest.mark.parametrize("size", [1, 4, 40])
+def test_never_more_than_affordable(kind, max_nodes, size, candidates: DraftTree) -> None:
+    builder = make_builder(kind)
+    for _ in range(3):
+        step = costs(max_nodes=max_nodes)
+        asked = builder.limits(seats(2, size), step)
+        for one in asked:
+            assert 0 <= one.max_nodes <= min(size, max_nodes)
+            assert min(one.max_depth, one.max_width) >= 0
+        trees = [candidates.best(one.max_nodes) for one in asked]
+        kept = builder.choose(trees, seats(2, size), step)
+        assert sum(map(len, kept)) <= max_nodes
+        assert all(len(tree) <= size for tree in kept)
+
+
+@pytest.mark.parametrize("kind", POLICIES)
+def test_levels_end(kind) -> None:
+    builder = make_builder(kind)
+    step = costs(slope=0.0)
+    [limits] = builder.limits(seats(1, 20), step)
+    level, open_nodes = 0, [0.0]
+    while limits.max_nodes and level < 100:
+        one = frontier(limits, open_nodes, candidates=[-0.1] * level)
+        [width] = builder.widths(level, [one], step)
+        assert 0 <= width <= len(open_nodes)
+        if not width:
+            break
+        builder.ran(level, [one], [[[0.9, 0.05]] * width])
+        level, open_nodes = level + 1, [-0.1 * (level + 1), -2.0]
+    assert level < 100
 
 
 def test_limits() -> None:
-    assert parse_policy("off").limits(100) == DraftLimits(0, 0, 0)
-    assert parse_policy("chain:5").limits(100) == DraftLimits(5, 5, 1)
-    assert parse_policy("chain:5").limits(3) == DraftLimits(3, 3, 1)
-    assert parse_policy("tree:16").limits(100) == DraftLimits(16, 8, 4)
-    assert parse_policy("tree:16").limits(2) == DraftLimits(2, 2, 2)
+    def limits(text: str, max_nodes: int = 100) -> DraftLimits:
+        policy = parse_policy(text)
+        [seat] = seats(1, policy.size, levels=policy.levels)
+        [one] = make_builder(policy.kind).limits([seat], costs(max_nodes=max_nodes))
+        return one
+
+    assert limits("off") == DraftLimits(0, 0, 0)
+    assert limits("chain:5") == DraftLimits(5, 5, 1, max_levels=5, level_width=1)
+    assert limits("chain:5", 3) == DraftLimits(3, 3, 1, max_levels=3, level_width=1)
+    assert limits("tree:16") == DraftLimits(16, 8, 4, max_levels=4)
+    assert limits("tree:16x1") == DraftLimits(16, 8, 4, max_levels=1)
+    assert limits("tree:16", 2) == DraftLimits(2, 2, 2, max_levels=1)
+    assert limits("eagle2") == DraftLimits(59, 6, 10, max_levels=6, level_width=10)
 
 
 def test_build(candidates: DraftTree) -> None:
-    assert len(parse_policy("off").build(candidates, 100)) == 0
-    assert parse_policy("chain:4").build(candidates, 100).token_ids_T.tolist() == [11, 13]
-    assert parse_policy("tree:3").build(candidates, 100).token_ids_T.tolist() == [10, 11, 12]
-    assert parse_policy("tree:3").build(candidates, 1).token_ids_T.tolist() == [11]
+    def tokens(text: str, max_nodes: int = 100) -> list[int]:
+        policy = parse_policy(text)
+        step = costs(max_nodes=max_nodes)
+        [tree] = make_builder(policy.kind).choose([candidates], seats(1, policy.size), step)
+        return tree.token_ids_T.tolist()
+
+    assert tokens("off") == []
+    assert tokens("chain:4") == [11, 13]
+    assert tokens("tree:3") == [10, 11, 12]
+    assert tokens("tree:3", 1) == [11]
+
+
+def test_sequences_share_rows_that_are_short(candidates: DraftTree) -> None:
+    builder = make_builder("tree")
+    step = costs(max_nodes=5)
+    assert [one.max_nodes for one in builder.limits(seats(2, 8), step)] == [2, 2]
+    kept = builder.choose([candidates, candidates], seats(2, 8), step)
+    assert [len(tree) for tree in kept] == [2, 2]
 
 
 def test_table_is_read_only() -> None:
     with pytest.raises(TypeError):
         POLICIES["mine"] = POLICIES["off"]  # type: ignore[index]
+
+
+def test_empty_trees_stay_empty() -> None:
+    empty = tree_from_arrays([], [], [])
+    for kind in POLICIES:
+        builder = make_builder(kind)
+        builder.limits(seats(2, 4), costs())
+        assert [len(t) for t in builder.choose([empty, empty], seats(2, 4), costs())] == [0, 0]
+    assert np.isfinite(costs().verify(3))

@@ -22,6 +22,10 @@ METRICS = {
     "mean_acceptance_length",
     "draft_acceptance_rate",
     "acceptance_histogram",
+    "num_expected_draft_tokens",
+    "predicted_seconds",
+    "seconds",
+    "policy",
 }
 
 

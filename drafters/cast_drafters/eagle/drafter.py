@@ -11,8 +11,8 @@ position p: it depends on no token after p, so blocks with equal prefixes can be
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +21,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cast_drafters.base import DraftContext, Drafter, HiddenObserver, TargetParts, VerifyResult
+from cast_drafters.base import (
+    DraftContext,
+    Drafter,
+    Frontier,
+    HiddenObserver,
+    LevelGate,
+    OpenGate,
+    TargetParts,
+    VerifyResult,
+)
+from cast_drafters.calibration import Calibration
 from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
+from cast_drafters.eagle.growing import Growth, by_sequence
 from cast_drafters.eagle.served import HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
-from cast_drafters.growth import ROOT, GrowingTree, Guess
+from cast_drafters.eagle.stamps import Stamps
+from cast_drafters.growth import ROOT, Child, GrowingTree, Guess
+from cast_drafters.lessons import learn_from
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import NOTHING, Pool, Prediction
 from cast_drafters.shipped import shipped_head
@@ -37,19 +50,19 @@ from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_kernels.gumbel import gumbel_noise
 from cast_kernels.tree_attention import SequenceRows
 
-_MASK: Final = (1 << 63) - 1
 _MAX_CANDIDATES: Final = 64  # of a node of sampled text, before the noise ranks them
 
 SOURCES: Final = ("text", "store")
 STORE_FILE: Final = "ngrams.store"
 POOL_FILE: Final = "pool.json"
+CALIBRATION_FILE: Final = "calibration.json"
 
 
 class EagleDrafter(Drafter, HiddenObserver):
-    """At most `levels` passes a step, `width` nodes of a sequence in each after the first.
+    """How many passes a step takes, and how wide, is for the contexts' limits and the gate to say.
 
-    A sequence that is more than `max_catch_up` tokens behind catches up in several steps, without
-    drafts in between.
+    A sequence that is more than `max_catch_up` tokens behind catches up in several steps, with no
+    drafts of the head in between.
     """
 
     name = "eagle"
@@ -60,8 +73,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         text: Source | None = None,
         store: Source | None = None,
         pool: Pool | None = None,
-        levels: int = 4,
-        width: int = 4,
+        calibration: Calibration | None = None,
         max_catch_up: int = 512,
     ) -> None:
         self.layer_ids = head.layer_ids
@@ -69,13 +81,13 @@ class EagleDrafter(Drafter, HiddenObserver):
         self._text, self._store = text, store
         self._sources = [source for source in (text, store) if source is not None]
         self._pool = pool or Pool.default()
-        self._levels, self._width, self._max_catch_up = levels, width, max_catch_up
-        # Which prefix the head's entry in a slot belongs to; 0 for none.
-        self._stamp_S = np.zeros(head.num_slots, np.int64)
-        self._stamps: dict[str, array[int]] = {}
+        self._max_catch_up = max_catch_up
+        self.calibration = calibration or Calibration()
+        self._stamps = Stamps(head.num_slots)
         self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
+        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
 
     @classmethod
     def for_target(
@@ -102,6 +114,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         config, tensors = read_head(directory, shape)
         make_head = ServedHead if config.version == 3 else ServedHeadV1
         store_file, pool_file = directory / STORE_FILE, directory / POOL_FILE
+        calibration = directory / CALIBRATION_FILE
         has_store = "store" in sources and store_file.exists()
         shipped = NgramStore.open(store_file) if has_store else None
         store: Source | None = StoreSource(shipped) if shipped is not None else None
@@ -112,6 +125,7 @@ class EagleDrafter(Drafter, HiddenObserver):
             text=TextSource() if "text" in sources else None,
             store=store,
             pool=Pool.open(pool_file) if pool_file.exists() else None,
+            calibration=Calibration.load(calibration) if calibration.exists() else None,
         )
 
     @property
@@ -122,34 +136,43 @@ class EagleDrafter(Drafter, HiddenObserver):
     # Drafter
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._stamps[request_id] = array("q")
+        self._stamps.begin(request_id)
         for source in self._sources:
             source.begin(request_id, token_ids)
 
     @torch.inference_mode()
-    def propose(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+    def propose(
+        self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
+    ) -> list[DraftTree]:
         trees: list[DraftTree] = [EMPTY_TREE] * len(contexts)
         for one in contexts:
             self._offered.pop(one.request_id, None)
+            self._proposed.pop(one.request_id, None)
         able = [i for i, one in enumerate(contexts) if _wants_drafts(one)]
-        grown = self._grow([contexts[i] for i in able]) if able else []
+        grown = self._grow([contexts[i] for i in able], gate or OpenGate()) if able else []
         for index, tree in zip(able, grown, strict=True):
             trees[index] = tree
+            context = contexts[index]
+            self._proposed[context.request_id] = tree, context.temperature > 0
         return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
-        """Learns how to rank candidates for sampled text; committed tokens are read from the
-        sequence."""
+        """Learns how far to trust candidates, and how to rank them for sampled text; committed
+        tokens are read from the sequence."""
         for result in results:
             offered = self._offered.pop(result.request_id, {})
             for depth, token in enumerate(result.token_ids):
                 candidates = offered.get(result.token_ids[:depth])
                 if candidates is not None:
                     self.coupling.learn(candidates, token)
+            if result.request_id in self._proposed:
+                tree, is_sampled = self._proposed.pop(result.request_id)
+                learn_from(self.calibration, tree, result.token_ids, is_sampled)
 
     def release(self, request_id: str) -> None:
-        self._stamps.pop(request_id, None)
+        self._stamps.release(request_id)
         self._offered.pop(request_id, None)
+        self._proposed.pop(request_id, None)
         for source in self._sources:
             source.release(request_id)
 
@@ -165,7 +188,7 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _catch_up(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
         """Hidden states after each sequence's last row, and the sequences that are up to date."""
-        begins = [self._first_missing(one) for one in contexts]
+        begins = [self._stamps.first_missing(one) for one in contexts]
         ends = [
             min(len(one.token_ids), begin + self._max_catch_up)
             for one, begin in zip(contexts, begins, strict=True)
@@ -183,66 +206,106 @@ class EagleDrafter(Drafter, HiddenObserver):
         )
         out_NH = self.head.forward(batch, self.head.fused(np.concatenate(before)))
         for one, begin, end in zip(contexts, begins, ends, strict=True):
-            self._stamp_S[one.slots_L[begin:end]] = self._stamps[one.request_id][begin:end]
+            self._stamps.mark(one, begin, end)
         last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
         current = [i for i, one in enumerate(contexts) if ends[i] == len(one.token_ids)]
         return out_NH[last_rows[current]], current
 
-    def _first_missing(self, context: DraftContext) -> int:
-        """The first position from 1 on that the head has to compute, at most the last one."""
-        stamps = self._stamps_of(context)
-        known = self._stamp_S[context.slots_L[1:-1]] == stamps[1:-1]
-        return 1 + int(known.argmin() if not known.all() else len(known))
-
-    def _stamps_of(self, context: DraftContext) -> NDArray[np.int64]:
-        """A number for each prefix of the sequence."""
-        stamps = self._stamps.setdefault(context.request_id, array("q"))
-        last = stamps[-1] if stamps else 1
-        for token in context.token_ids[len(stamps) :]:
-            last = hash((last, token)) & _MASK or 1
-            stamps.append(last)
-        return np.frombuffer(stamps, np.int64)  # a view: texts are long and steps are many
-
     # Growing
 
-    def _grow(self, contexts: Sequence[DraftContext]) -> list[DraftTree]:
+    def _grow(self, contexts: Sequence[DraftContext], gate: LevelGate) -> list[DraftTree]:
         for one in contexts:
             for source in self._sources:
                 source.extend(one.request_id, one.token_ids)
                 source.own(one.request_id, one.owner)
-        out_NH, current = self._catch_up(contexts)
-        growths = [_Growth(contexts[index], place) for place, index in enumerate(current)]
-        nodes = [(one, ROOT) for one in growths]
-        states_RH = self.head.next(out_NH)
-        for level in range(min(self._levels, max(map(_useful_levels, contexts)))):
-            if level:
-                nodes = self._runnable(growths)
+        growths = [Growth(one, self.calibration) for one in contexts]
+        states_RH = self._begin_levels(growths, gate)
+        level = 1
+        while states_RH is not None:
+            frontiers = [self._frontier(one) for one in growths]
+            nodes = self._runnable(growths, gate.widths(level, frontiers), frontiers)
             if not nodes:
                 break
-            if level:
-                out_NH = self._run(nodes, states_RH)
-                states_RH = torch.cat([states_RH, self.head.next(out_NH)])
+            out_NH = self._run(nodes, states_RH)
+            states_RH = torch.cat([states_RH, self.head.next(out_NH)])
             self._give_children(nodes, out_NH)
-        trees = [EMPTY_TREE] * len(contexts)
-        for index, growth in zip(current, growths, strict=True):
+            gate.ran(level, frontiers, [one.found() for one in growths])
+            level += 1
+        for growth in growths:
             self._go_on_without_head(growth)
-            trees[index] = growth.tree.finish()
-        return trees
+        return [one.tree.finish() for one in growths]
 
-    def _runnable(self, growths: Sequence[_Growth]) -> list[tuple[_Growth, int]]:
+    def _begin_levels(self, growths: Sequence[Growth], gate: LevelGate) -> Tensor | None:
+        """Runs the roots that the gate lets through; the states behind them, None if there are
+        none."""
+        missing = [
+            min(
+                self._max_catch_up,
+                len(one.context.token_ids) - self._stamps.first_missing(one.context),
+            )
+            for one in growths
+        ]
+        frontiers = [self._frontier(one, rows) for one, rows in zip(growths, missing, strict=True)]
+        widths = gate.widths(0, frontiers)
+        chosen = [one for one, width in zip(growths, widths, strict=True) if width]
+        if not chosen:
+            return None
+        out_NH, current = self._catch_up([one.context for one in chosen])
+        nodes = []
+        for place, index in enumerate(current):
+            chosen[index].place = place
+            nodes.append((chosen[index], ROOT))
+        if not nodes:
+            return None
+        self._give_children(nodes, out_NH)
+        gate.ran(0, frontiers, [one.found() for one in growths])
+        return self.head.next(out_NH)
+
+    def _frontier(self, growth: Growth, num_rows: int = 0) -> Frontier:
+        """What could be run next: the root, which takes `num_rows` rows, or open nodes."""
+        tree, limits = growth.tree, growth.context.limits
+        if num_rows:
+            nodes = [ROOT]
+        else:
+            nodes = tree.frontier(limits.level_width) if growth.place is not None else []
+        growth.open = nodes
+        return Frontier(
+            request_id=growth.context.request_id,
+            limits=limits,
+            log_probs=[0.0 if node == ROOT else tree.nodes[node].log_prob for node in nodes],
+            num_rows=num_rows or 1,
+            candidates=[node.log_prob for node in tree.nodes],
+            free=partial(self._free_children, growth, nodes),
+        )
+
+    def _free_children(self, growth: Growth, nodes: Sequence[int], count: int) -> list[list[float]]:
+        """What follows the first nodes if the head does not run there: conditional
+        probabilities."""
+        for node in nodes[:count]:
+            if node not in growth.free:
+                growth.free[node] = self._children(growth, node, None)
+        return [[math.exp(child.log_prob) for child in growth.free[node]] for node in nodes[:count]]
+
+    def _runnable(
+        self, growths: Sequence[Growth], widths: Sequence[int], frontiers: Sequence[Frontier]
+    ) -> list[tuple[Growth, int]]:
         """The next level's nodes, at most as many as there are scratch slots."""
-        chosen = [(one, node) for one in growths for node in one.tree.frontier(self._width)]
-        room = self.head.num_scratch - sum(len(one.run) for one in growths)
+        chosen = [
+            (one, node)
+            for one, width, frontier in zip(growths, widths, frontiers, strict=True)
+            for node in one.open[: min(width, len(frontier.log_probs))]
+        ]
+        first_row = sum(one.place is not None for one in growths)
+        used = sum(len(one.run) for one in growths)
+        room = self.head.num_scratch - used
         if len(chosen) > room:
             chosen = sorted(chosen, key=lambda pair: -pair[0].tree.nodes[pair[1]].log_prob)[:room]
-            chosen.sort(key=lambda pair: pair[0].place)
-        used = self.head.num_scratch - room
-        first_row = len(growths) + used
+            chosen.sort(key=lambda pair: pair[0].place or 0)
         for offset, (one, node) in enumerate(chosen):
-            one.add_row(node, first_row + offset, self.head.num_slots + used + offset)
+            one.add_row(node, first_row + used + offset, self.head.num_slots + used + offset)
         return chosen
 
-    def _run(self, nodes: Sequence[tuple[_Growth, int]], states_RH: Tensor) -> Tensor:
+    def _run(self, nodes: Sequence[tuple[Growth, int]], states_RH: Tensor) -> Tensor:
         """One pass of the head over nodes that have just got their rows; [N, H]."""
         entries = [one.tree.nodes[node] for one, node in nodes]
         above = [one.row_of(entry.parent) for (one, _), entry in zip(nodes, entries, strict=True)]
@@ -252,11 +315,11 @@ class EagleDrafter(Drafter, HiddenObserver):
                 [one.position + entry.depth for (one, _), entry in zip(nodes, entries, strict=True)]
             ),
             np.array([one.slots[one.run[node]] for one, node in nodes]),
-            [one.rows(list(group)) for one, group in _by_sequence(nodes)],
+            [one.rows(list(group)) for one, group in by_sequence(nodes)],
         )
         return self.head.forward(batch, states_RH[above])
 
-    def _give_children(self, nodes: Sequence[tuple[_Growth, int]], out_NH: Tensor) -> None:
+    def _give_children(self, nodes: Sequence[tuple[Growth, int]], out_NH: Tensor) -> None:
         sampled = [i for i, (one, _) in enumerate(nodes) if one.context.temperature > 0]
         widest = max(one.context.limits.max_width for one, _ in nodes)
         count = max(widest, _MAX_CANDIDATES if sampled else 0)
@@ -280,7 +343,7 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _couple(
         self,
-        nodes: Sequence[tuple[_Growth, int]],
+        nodes: Sequence[tuple[Growth, int]],
         tokens_NK: NDArray[np.int64],
         log_q_NK: NDArray[np.float64],
     ) -> list[list[tuple[int, float]]]:
@@ -297,18 +360,28 @@ class EagleDrafter(Drafter, HiddenObserver):
             ranked.append(self.coupling.rank(candidates, one.context.limits.max_width))
         return ranked
 
-    def _go_on_without_head(self, growth: _Growth) -> None:
+    def _go_on_without_head(self, growth: Growth) -> None:
         """Best first, until nothing that joins could still be among the best."""
-        for _ in range(growth.context.limits.max_nodes if self._sources else 0):
+        if not self._sources:
+            return
+        if growth.place is None:
+            growth.tree.add(ROOT, growth.free.get(ROOT) or self._children(growth, ROOT, None))
+        for _ in range(growth.context.limits.max_nodes):
             open_nodes = growth.tree.frontier(1)
             if not open_nodes:
                 return
-            self._add_children(growth, open_nodes[0], None)
+            [node] = open_nodes
+            growth.tree.add(node, growth.free.get(node) or self._children(growth, node, None))
 
-    def _add_children(self, growth: _Growth, node: int, head: Prediction | None) -> None:
-        if head is not None and not self._sources:
-            growth.tree.add_children(node, [Guess(t, math.log(p)) for t, p in head.guesses if p])
-            return
+    def _add_children(self, growth: Growth, node: int, head: Prediction) -> None:
+        children = self._children(growth, node, head)
+        growth.tree.add(node, children)
+        growth.last_run[node] = children
+
+    def _children(self, growth: Growth, node: int, head: Prediction | None) -> list[Child]:
+        if not self._sources:
+            guesses = head.guesses if head is not None else ()
+            return growth.tree.children(node, [Guess(t, math.log(p)) for t, p in guesses if p])
         depth = growth.tree.depth(node) + 1 if head is not None else 0
         tail = growth.tree.tail(node, TAIL)
         request_id, width = growth.context.request_id, growth.context.limits.max_width
@@ -316,52 +389,11 @@ class EagleDrafter(Drafter, HiddenObserver):
             source.predict(request_id, tail, width) if source is not None else NOTHING
             for source in (self._text, self._store)
         )
-        growth.tree.add_children(node, self._pool.blend(depth, head or NOTHING, text, store))
-
-
-class _Growth:
-    """One sequence's tree, and the rows of the head that belong to it. Row `place` is its root."""
-
-    def __init__(self, context: DraftContext, place: int) -> None:
-        self.context = context
-        self.place = place
-        self.tree = GrowingTree(context.token_ids[-TAIL:], context.limits)
-        self.position = len(context.token_ids) - 2  # of the root's pair
-        self.run: dict[int, int] = {}  # node -> its number among the rows of this tree
-        self.slots: list[int] = []
-        self._rows: list[int] = []
-
-    def add_row(self, node: int, row: int, slot: int) -> None:
-        self.run[node] = len(self.run)
-        self.slots.append(slot)
-        self._rows.append(row)
-
-    def row_of(self, node: int) -> int:
-        return self.place if node == ROOT else self._rows[self.run[node]]
-
-    def rows(self, nodes: Sequence[int]) -> SequenceRows:
-        """What the last rows, those of `nodes`, see."""
-        context_slots = self.context.slots_L[1:]
-        mask_RC = np.zeros((len(nodes), len(self.run)), np.bool_)
-        for row, node in enumerate(nodes):
-            mask_RC[row, [self.run[above] for above in self.tree.ancestors(node)]] = True
-        depths_C = np.array([self.tree.nodes[node].depth for node in self.run], np.int64)
-        return SequenceRows(
-            np.concatenate([context_slots, np.array(self.slots, np.int64)]), mask_RC, depths_C
-        )
-
-
-def _by_sequence(
-    nodes: Sequence[tuple[_Growth, int]],
-) -> list[tuple[_Growth, list[int]]]:
-    groups: dict[int, tuple[_Growth, list[int]]] = {}
-    for one, node in nodes:
-        groups.setdefault(one.place, (one, []))[1].append(node)
-    return list(groups.values())
+        return growth.tree.children(node, self._pool.blend(depth, head or NOTHING, text, store))
 
 
 def _heat(
-    nodes: Sequence[tuple[_Growth, int]], log_q_NV: Tensor, top_NK: Tensor
+    nodes: Sequence[tuple[Growth, int]], log_q_NV: Tensor, top_NK: Tensor
 ) -> NDArray[np.float64]:
     """The best log-probabilities [N, K] at the temperatures of the nodes' requests."""
     temperature_N1 = torch.tensor([[one.context.temperature] for one, _ in nodes])
@@ -369,12 +401,6 @@ def _heat(
     norm_N1 = (log_q_NV / temperature_N1).logsumexp(-1, keepdim=True)
     heated: NDArray[np.float64] = (top_NK / temperature_N1 - norm_N1).double().cpu().numpy()
     return heated
-
-
-def _useful_levels(context: DraftContext) -> int:
-    """A level costs about as much as four rows of a small target's step; a chain is all levels."""
-    limits = context.limits
-    return limits.max_nodes if limits.max_width == 1 else max(1, limits.max_nodes // 4)
 
 
 def _wants_drafts(context: DraftContext) -> bool:

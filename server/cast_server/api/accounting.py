@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from itertools import zip_longest
 
 from cast_server.api.requests import RequestGroup
@@ -30,18 +31,21 @@ def usage_of(group: RequestGroup, last_outputs: Sequence[RequestOutput]) -> Usag
 
 def metrics_of(last_outputs: Iterable[RequestOutput]) -> Metrics:
     """What drafting did for the request. Means of nothing are null."""
-    total = SpeculationStats()
-    for output in last_outputs:
-        total = _add(total, output.speculation)
+    each = [output.speculation for output in last_outputs]
+    total = reduce(_add, each, SpeculationStats(policy=each[0].policy if each else "off"))
     steps, drafted = total.num_spec_steps, total.num_draft_tokens
     return Metrics(
         speculative_decoding=SpeculativeDecodingMetrics(
+            policy=total.policy,
             num_spec_steps=steps,
             num_draft_tokens=drafted,
             num_accepted_draft_tokens=total.num_accepted_draft_tokens,
             mean_acceptance_length=total.mean_acceptance_length if steps else None,
             draft_acceptance_rate=total.num_accepted_draft_tokens / drafted if drafted else None,
             acceptance_histogram=list(total.histogram),
+            num_expected_draft_tokens=total.num_expected_draft_tokens,
+            predicted_seconds=total.predicted_seconds,
+            seconds=total.seconds,
         )
     )
 
@@ -49,8 +53,12 @@ def metrics_of(last_outputs: Iterable[RequestOutput]) -> Metrics:
 def _add(left: SpeculationStats, right: SpeculationStats) -> SpeculationStats:
     histogram = zip_longest(left.histogram, right.histogram, fillvalue=0)
     return SpeculationStats(
+        policy=left.policy,
         num_spec_steps=left.num_spec_steps + right.num_spec_steps,
         num_draft_tokens=left.num_draft_tokens + right.num_draft_tokens,
         num_accepted_draft_tokens=left.num_accepted_draft_tokens + right.num_accepted_draft_tokens,
         histogram=tuple(a + b for a, b in histogram),
+        num_expected_draft_tokens=left.num_expected_draft_tokens + right.num_expected_draft_tokens,
+        predicted_seconds=left.predicted_seconds + right.predicted_seconds,
+        seconds=left.seconds + right.seconds,
     )

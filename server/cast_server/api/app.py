@@ -12,7 +12,7 @@ from cast_server.api.middleware import (
     InternalErrorMiddleware,
     RequestIdMiddleware,
 )
-from cast_server.api.routes import chat, completions, models, ops
+from cast_server.api.routes import chat, completions, metrics, models, ops
 from cast_server.api.token_text import TokenText
 from cast_server.config import HttpConfig
 
@@ -28,6 +28,6 @@ def create_app(engine: Engine, config: HttpConfig) -> FastAPI:
     app.add_middleware(CleanPathMiddleware)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(RequestIdMiddleware)
-    for resource in (chat, completions, models, ops):
+    for resource in (chat, completions, models, metrics, ops):
         app.include_router(resource.router)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 
 
@@ -38,6 +39,10 @@ class Engine(Protocol):
     @property
     def is_alive(self) -> bool:
         """Whether requests are being worked on."""
+
+    def report(self) -> SpeculationReport:
+        """What speculation has been worth so far."""
+        ...
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request cannot be taken, now or ever."""

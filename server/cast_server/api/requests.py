@@ -102,7 +102,8 @@ def _group(
     engine: Engine, body: _Body, prefix: str, sized: Sequence[tuple[TokenIds, int]]
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
-    speculation = SpeculationParams(body.speculation.policy, body.speculation.max_draft_tokens)
+    wish = body.speculation
+    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight)
     _check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
     _check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []

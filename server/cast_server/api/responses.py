@@ -29,14 +29,22 @@ class Usage(BaseModel):
 
 
 class SpeculativeDecodingMetrics(BaseModel):
-    """What drafting did, summed over the choices. `acceptance_histogram[k]`: steps that took k."""
+    """What drafting did, summed over the choices. `acceptance_histogram[k]`: steps that took k.
 
+    What was expected stands beside what came: accepted draft tokens, and seconds of the steps that
+    the request decoded in, from their beginning until the tokens were chosen.
+    """
+
+    policy: str
     num_spec_steps: int
     num_draft_tokens: int
     num_accepted_draft_tokens: int
     mean_acceptance_length: float | None
     draft_acceptance_rate: float | None
     acceptance_histogram: list[int]
+    num_expected_draft_tokens: float
+    predicted_seconds: float
+    seconds: float
 
 
 class Metrics(BaseModel):

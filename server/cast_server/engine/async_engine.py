@@ -11,12 +11,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
     ContextLengthError,
@@ -37,11 +38,19 @@ class _Stream:
 class AsyncEngine:
     """Runs an `EngineCore` in one thread that owns the device. Methods are for event loops."""
 
-    def __init__(self, core: EngineCore, model_name: str, max_waiting: int = 1024) -> None:
+    def __init__(
+        self,
+        core: EngineCore,
+        model_name: str,
+        max_waiting: int = 1024,
+        on_stop: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_stop` is called once, when the thread has ended in order."""
         self.model_name = model_name
         self.created = int(time.time())
         self._core = core
         self._max_waiting = max_waiting
+        self._on_stop = on_stop
         self._inbox: queue.SimpleQueue[Request | str | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
         self._lock = threading.Lock()
@@ -65,6 +74,10 @@ class AsyncEngine:
     def policies(self) -> tuple[str, ...]:
         return tuple(POLICIES)
 
+    def report(self) -> SpeculationReport:
+        """What speculation has been worth so far."""
+        return self._core.report()
+
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -77,6 +90,8 @@ class AsyncEngine:
         self._inbox.put(None)
         if self._thread.is_alive():
             self._thread.join()
+            if self._on_stop is not None:
+                self._on_stop()
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request can never be served, or not now."""

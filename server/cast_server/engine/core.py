@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
@@ -12,13 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cast_drafters.base import DraftContext, Drafter, VerifyResult
-from cast_drafters.policy import DraftPolicy, parse_policy
+from cast_drafters.base import Drafter, VerifyResult
+from cast_drafters.policy import Policy, parse_policy
 from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_profiler.cost import CostModel
+from cast_profiler.drift import CorrectedCost
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.forward_batch import build_forward_batch
+from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
+from cast_server.engine.planner import Planner, expected_tokens
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler
@@ -40,10 +45,11 @@ class EngineCore:
         tokenizer: Any,
         eos_token_ids: frozenset[int],
         default_policy: str,
+        cost: CostModel,
     ) -> None:
         self.runner = runner
         self.scheduler = scheduler
-        self.drafter = drafter
+        self.planner = Planner(CorrectedCost(cost), drafter)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
         self.default_policy = default_policy
@@ -51,8 +57,22 @@ class EngineCore:
         self._sequences: dict[str, Sequence] = {}
 
     @property
+    def drafter(self) -> Drafter:
+        return self.planner.drafter
+
+    @drafter.setter
+    def drafter(self, drafter: Drafter) -> None:
+        self.planner.drafter = drafter
+
+    @property
     def has_work(self) -> bool:
         return bool(self._sequences)
+
+    def report(self) -> SpeculationReport:
+        """What speculation has been worth so far; may be asked from any thread."""
+        planner = self.planner
+        error = self.drafter.calibration.report.error
+        return planner.meter.report(error, planner.cost.drift)
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises `ValueError` for an unknown speculation policy."""
@@ -72,7 +92,7 @@ class EngineCore:
         if sequence is not None:
             self._drop(sequence)
 
-    def policy_of(self, request: Request) -> DraftPolicy:
+    def policy_of(self, request: Request) -> Policy:
         wish = request.speculation
         return parse_policy(wish.policy or self.default_policy, wish.max_draft_tokens)
 
@@ -110,9 +130,17 @@ class EngineCore:
         return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
-        trees = self._draft(scheduled)
+        begin = time.perf_counter()
+        plan = self.planner.plan(scheduled, self.scheduler.num_spare(scheduled))
+        trees = [
+            self._fit(one.sequence, tree) for one, tree in zip(scheduled, plan.trees, strict=True)
+        ]
+        plan.trees = trees
+        self.planner.predict(plan)
+        begin_pass = time.perf_counter()
         batch = build_forward_batch(scheduled, trees, self.runner.kv_caches)
         logits_RV = self.runner.forward(batch)
+        pass_seconds = time.perf_counter() - begin_pass
         choosing = [
             (one.sequence, tree)
             for one, tree in zip(scheduled, trees, strict=True)
@@ -122,8 +150,13 @@ class EngineCore:
         self._move_accepted(walks)
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
-        outputs = [self._commit(walk, logits_RV) for walk in walks]
-        self.drafter.observe([_verify_result(walk) for walk in walks if len(walk.tree)])
+        chosen_after = time.perf_counter() - begin
+        outputs = [self._commit(walk, logits_RV, plan.predicted, chosen_after) for walk in walks]
+        self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
+        num_accepted = sum(len(walk.accepted) for walk in walks)
+        num_tokens = sum(len(one.new_token_ids) for one in outputs)
+        seconds = time.perf_counter() - begin
+        self.planner.learn(plan, pass_seconds, seconds, num_accepted, num_tokens)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:
@@ -131,37 +164,10 @@ class EngineCore:
                 self._drop(walk.sequence)
         return outputs
 
-    def _draft(self, scheduled: Seq[Scheduled]) -> list[DraftTree]:
-        """A tree for every scheduled sequence, empty unless it decodes and wants one."""
-        trees = [EMPTY_TREE] * len(scheduled)
-        asked: list[int] = []
-        contexts: list[DraftContext] = []
-        for index, one in enumerate(scheduled):
-            limits = one.sequence.policy.limits(one.max_draft_rows)
-            if limits.max_nodes > 0:
-                asked.append(index)
-                request = one.sequence.request
-                contexts.append(
-                    DraftContext(
-                        one.sequence.id,
-                        one.sequence.token_ids,
-                        limits,
-                        request.params.temperature,
-                        request.seed,
-                        one.sequence.slots(0, len(one.sequence.token_ids)),
-                        one.sequence.num_output,
-                        request.owner,
-                    )
-                )
-        candidates = self.drafter.propose(contexts) if contexts else []
-        for index, candidate in zip(asked, candidates, strict=True):
-            one = scheduled[index]
-            tree = one.sequence.policy.build(candidate, one.max_draft_rows)
-            trees[index] = self._fit(one.sequence, tree)
-        return trees
-
     def _fit(self, sequence: Sequence, tree: DraftTree) -> DraftTree:
         """Cuts a tree to the blocks that are free; drafts never take another's place."""
+        if not len(tree):
+            return tree
         pool = self.scheduler.pool
         room = (len(sequence.blocks) + pool.num_free) * pool.block_size - len(sequence.token_ids)
         tree = tree.best(max(0, room))
@@ -191,10 +197,13 @@ class EngineCore:
         if self.scheduler.limits.prefix_caching:
             sequence.publish_prefix(self.scheduler.pool, before)
 
-    def _commit(self, walk: Walk, logits_RV: Tensor) -> RequestOutput:
+    def _commit(
+        self, walk: Walk, logits_RV: Tensor, predicted: float, seconds: float
+    ) -> RequestOutput:
         sequence = walk.sequence
         if sequence.num_output:
-            sequence.count_step(len(walk.tree), len(walk.accepted))
+            expected = expected_tokens(walk.tree)
+            sequence.count_step(len(walk.tree), len(walk.accepted), expected, predicted, seconds)
         kept, text = sequence.append(walk.tokens)
         self._advance(sequence, min(len(walk.accepted), len(kept)))
         sequence.trim(self.scheduler.pool)

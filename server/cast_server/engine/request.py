@@ -92,10 +92,14 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class SpeculationParams:
-    """A request's own wish for speculation; None leaves it to the server."""
+    """A request's own wish for speculation; None leaves it to the server.
+
+    `weight`: what a token of it is worth beside another request's, where they compete for rows.
+    """
 
     policy: str | None = None
     max_draft_tokens: int | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,13 +136,18 @@ class SpeculationStats:
     """What drafting did for one request.
 
     A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
-    accepted k draft tokens.
+    accepted k draft tokens. Expected and accepted draft tokens, predicted and actual seconds of
+    those steps (until the tokens were chosen) stand side by side. `policy` decided how far to draft.
     """
 
     num_spec_steps: int = 0
     num_draft_tokens: int = 0
     num_accepted_draft_tokens: int = 0
     histogram: tuple[int, ...] = (0,)
+    num_expected_draft_tokens: float = 0.0
+    predicted_seconds: float = 0.0
+    seconds: float = 0.0
+    policy: str = "off"
 
     @property
     def mean_acceptance_length(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 from cast_server.engine.block_pool import BlockPool, OutOfBlocksError
@@ -60,7 +61,7 @@ class Scheduler:
         chosen = self._continue_running()
         budget = self.limits.max_batched_tokens - sum(one.num_tokens for one in chosen)
         chosen += self._admit(budget)
-        return self._share_draft_rows(chosen)
+        return self._allow_drafts(chosen)
 
     def _continue_running(self) -> list[Scheduled]:
         chosen: list[Scheduled] = []
@@ -144,22 +145,22 @@ class Scheduler:
         reusable = (len(sequence.token_ids) - 1) // self.pool.block_size
         return any(digest in coming for digest in sequence.digests(self.pool, reusable))
 
-    def _share_draft_rows(self, chosen: list[Scheduled]) -> list[Scheduled]:
-        """Draft rows are spare rows: they never displace a token and never preempt."""
+    def num_spare(self, chosen: Seq[Scheduled]) -> int:
+        """Rows left for drafts: these never displace a token and never preempt."""
         decoding = sum(one.sequence.is_decoding for one in chosen)
         spare = self.limits.max_batched_tokens - sum(one.num_tokens for one in chosen)
-        if not decoding:
-            return chosen
-        share = max(0, min(spare, self.limits.max_draft_rows - decoding)) // decoding
+        return max(0, min(spare, self.limits.max_draft_rows - decoding))
+
+    def _allow_drafts(self, chosen: Seq[Scheduled]) -> list[Scheduled]:
         return [
-            Scheduled(one.sequence, 1, self._useful_draft_rows(one.sequence, share))
+            Scheduled(one.sequence, 1, self._useful_draft_rows(one.sequence))
             if one.sequence.is_decoding
             else one
             for one in chosen
         ]
 
-    def _useful_draft_rows(self, sequence: Sequence, share: int) -> int:
+    def _useful_draft_rows(self, sequence: Sequence) -> int:
         """No more than can still be generated, counting the bonus token."""
         if sequence.params.max_tokens - sequence.num_output <= 1:
             return 0
-        return min(share, self.limits.max_model_len - len(sequence.token_ids))
+        return max(0, self.limits.max_model_len - len(sequence.token_ids))

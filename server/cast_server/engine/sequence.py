@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from cast_drafters.policy import DraftPolicy
+from cast_drafters.policy import Policy
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.request import FinishReason, Request, SpeculationStats
@@ -20,7 +20,7 @@ class Sequence:
     """
 
     def __init__(
-        self, request: Request, policy: DraftPolicy, stop_ids: frozenset[int], text: TextStream
+        self, request: Request, policy: Policy, stop_ids: frozenset[int], text: TextStream
     ) -> None:
         self.request = request
         self.params = request.params
@@ -38,6 +38,7 @@ class Sequence:
         self._slots_L = np.empty(0, np.int64)
         self._digests: list[bytes] = []
         self._drafted = 0
+        self._expected = self._predicted = self._seconds = 0.0
         self._histogram: Counter[int] = Counter()
 
     @property
@@ -82,17 +83,27 @@ class Sequence:
             self.finish_reason = "length"
         return text
 
-    def count_step(self, num_drafted: int, num_accepted: int) -> None:
+    def count_step(
+        self, num_drafted: int, num_accepted: int, expected: float, predicted: float, seconds: float
+    ) -> None:
+        """A step that it decoded in; `predicted` and actual `seconds` are the step's."""
         self._drafted += num_drafted
         self._histogram[num_accepted] += 1
+        self._expected += expected
+        self._predicted += predicted
+        self._seconds += seconds
 
     def speculation(self) -> SpeculationStats:
         counts = tuple(self._histogram[k] for k in range(max(self._histogram, default=0) + 1))
         return SpeculationStats(
+            policy=self.policy.name,
             num_spec_steps=sum(counts),
             num_draft_tokens=self._drafted,
             num_accepted_draft_tokens=sum(k * count for k, count in enumerate(counts)),
             histogram=counts,
+            num_expected_draft_tokens=self._expected,
+            predicted_seconds=self._predicted,
+            seconds=self._seconds,
         )
 
     # Place in the KV cache

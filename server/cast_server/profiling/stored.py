@@ -11,7 +11,7 @@ from cast_profiler.profile import Profile
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
 from cast_server.errors import ConfigError
-from cast_server.model_files import _cache_root as cache_root
+from cast_server.model_files import cache_root
 from cast_server.profiling.identity import fingerprint_of
 from cast_server.profiling.measuring import QUICK, Effort, measure_profile
 

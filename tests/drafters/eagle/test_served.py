@@ -263,10 +263,10 @@ def test_far_behind_catches_up_in_steps_without_drafts() -> None:
 
 def test_scratch_slots_run_out_gracefully() -> None:
     batch = sequences([6, 6, 6])
-    drafter, _ = make_drafter(num_scratch=4, levels=6)
+    drafter, _ = make_drafter(num_scratch=4)
     for one in batch:
         show(drafter, one, 0, 5)
-    limits = DraftLimits(max_nodes=20, max_depth=6, max_width=3)
+    limits = DraftLimits(max_nodes=20, max_depth=6, max_width=3, max_levels=6)
     trees = drafter.propose([context(one, str(i), limits=limits) for i, one in enumerate(batch)])
     assert all(len(tree) for tree in trees)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.meter import Meter, SpeculationReport
 from cast_server.engine.request import Request, RequestOutput, SpeculationStats, TokenLogprob
 from cast_server.errors import RequestError
 
@@ -62,6 +64,9 @@ class FakeEngine:
         self.aborted: list[str] = []
         self.refusal: Exception | None = None
         self.script: Script = self.saying("Hello", " world")
+
+    def report(self) -> SpeculationReport:
+        return Meter().report(math.nan, 1.0)
 
     def check(self, request: Request) -> None:
         if self.refusal is not None:

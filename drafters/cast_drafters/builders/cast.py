@@ -1,0 +1,217 @@
+"""CAST with one price: every decision is worth its tokens minus its seconds times the price.
+
+The derivation is in docs/cost-aware-trees.md: verification by `allocation`, levels and their widths
+by what `prospects` expects of them, and the sequences that are drafted for at all by what drafting
+has brought them of late. Nothing here is tuned to a model or a device; the constants bound memory
+and the share of time that goes into finding out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cast_drafters.allocation import allocate, marginal_price
+from cast_drafters.base import DraftLimits, Frontier
+from cast_drafters.builders.base import Builder, Seat, StepCosts
+from cast_drafters.builders.fixed import NO_DRAFTS
+from cast_drafters.builders.prospects import Prospects
+from cast_drafters.tree import DraftTree
+
+_WIDTH: Final = 4
+_LEVELS: Final = 8
+_LEAST: Final = 0.02  # a path less likely is not kept, however cheap rows are
+_AMORTISED: Final = 16  # steps over which tokens that a drafter has missed are paid off
+_PROBING: Final = 0.01  # share of time for passes that are not expected to pay
+_LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass
+_MEMORY: Final = 0.8  # of a sequence's surplus, a step
+_TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
+_LONGEST_REST: Final = 256  # steps without drafts, before another trial
+
+
+@dataclass(slots=True)
+class _Record:
+    """What drafting for a sequence has been worth, in tokens a step beyond what its rows cost."""
+
+    surplus: float = 1.0
+    pause: int = 0
+    next_pause: int = 1
+
+
+@dataclass(slots=True)
+class _Trial:
+    """Whether drafting has paid of late, in plain steps gained; the longer it has, the longer it is
+    trusted before the next judgement, for single steps say little."""
+
+    net: float = 0.0
+    steps: int = 0
+    length: int = 4
+    rest: int = 0
+    next_rest: int = 16
+
+    def judge(self) -> None:
+        if self.net < 0.0:
+            self.rest = self.next_rest
+            self.next_rest = min(_LONGEST_REST, 2 * self.next_rest)
+            self.length = 1
+        else:
+            self.next_rest = 16
+            self.length = min(4, self.length + 1)
+        self.net, self.steps = 0.0, 0
+
+
+class CastBuilder(Builder):
+    """One for all sequences: they compete for rows, and the likeliest nodes win."""
+
+    def __init__(self) -> None:
+        self._prospects = Prospects()
+        self._records: dict[str, _Record] = {}
+        self._weights: dict[str, float] = {}
+        self._credit = 0.0  # seconds of passes that need not pay
+        self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
+
+    def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
+        trial = self._trials.setdefault(len(seats).bit_length(), _Trial())
+        if trial.rest:
+            trial.rest -= 1
+            return [NO_DRAFTS] * len(seats)
+        self._records = {
+            one.request_id: self._records.get(one.request_id) or _Record() for one in seats
+        }
+        self._weights = {one.request_id: one.weight for one in seats}
+        self._credit = min(self._credit, 10 * costs.verify(0)) + _PROBING * costs.verify(0)
+        row_price = marginal_price([], costs)
+        return [
+            self._limits(seat, costs, row_price / seat.weight)
+            if self._takes_part(self._records[seat.request_id])
+            else NO_DRAFTS
+            for seat in seats
+        ]
+
+    def widths(self, level: int, frontiers: Sequence[Frontier], costs: StepCosts) -> list[int]:
+        """The set of nodes that is expected to add the most beyond what the pass costs."""
+        weights = [self._weights[one.request_id] for one in frontiers]
+        threshold = marginal_price(
+            [
+                weight * math.exp(log_prob)
+                for one, weight in zip(frontiers, weights, strict=True)
+                for log_prob in one.candidates
+            ],
+            costs,
+        )
+        # Children are no likelier than their parents: below a row's price nothing can be gained.
+        probs = [
+            [
+                p
+                for p in (weight * math.exp(log_prob) for log_prob in one.log_probs)
+                if p > threshold
+            ]
+            for one, weight in zip(frontiers, weights, strict=True)
+        ]
+        owners = np.repeat(np.arange(len(frontiers)), [len(one) for one in probs])
+        if not len(owners):
+            return [0] * len(frontiers)
+        before = [
+            children
+            for one, mine in zip(frontiers, probs, strict=True)
+            for children in one.free(len(mine))
+        ]
+        gains = self._prospects.gains(level, list(chain.from_iterable(probs)), before, threshold)
+        rows = np.array([1 + (frontiers[i].num_rows - 1) / _AMORTISED for i in owners.tolist()])
+        order = np.argsort(-gains / rows, kind="stable")
+        values = np.cumsum(gains[order]) - costs.price * np.array(
+            [costs.draft(math.ceil(count)) for count in np.cumsum(rows[order])]
+        )
+        best = int(values.argmax())
+        if values[best] > 0:
+            chosen = order[: best + 1]
+        else:
+            chosen = self._probe(frontiers, costs) if level == 0 else order[:0]
+        widths: list[int] = np.bincount(owners[chosen], minlength=len(frontiers)).tolist()
+        return widths
+
+    def ran(
+        self,
+        level: int,
+        frontiers: Sequence[Frontier],
+        children: Sequence[Sequence[Sequence[float]]],
+    ) -> None:
+        for frontier, found in zip(frontiers, children, strict=True):
+            if found:
+                for before, after in zip(frontier.free(len(found)), found, strict=True):
+                    self._prospects.learn(level, before, after)
+
+    def choose(
+        self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts
+    ) -> list[DraftTree]:
+        if not any(map(len, trees)):
+            return list(trees)
+        weights = [seat.weight for seat in seats]
+        chosen = allocate(trees, costs.verify, costs.price, costs.max_nodes, weights)
+        gains = [
+            seat.weight * float(np.exp(tree.log_probs_T).sum())
+            for seat, tree in zip(seats, chosen, strict=True)
+        ]
+        size = sum(map(len, chosen))
+        row_price = costs.price * (costs.verify(size) - costs.verify(0)) / max(1, size)
+        for seat, tree, gain in zip(seats, chosen, gains, strict=True):
+            self._judge(self._records[seat.request_id], gain - row_price * len(tree), costs)
+        return chosen
+
+    def settle(
+        self, num_tokens: int, seconds: float, plain_seconds: float, costs: StepCosts
+    ) -> None:
+        """Whatever was expected: if steps with drafts bring less than plain ones, there are none
+        for a while."""
+        trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
+        if trial.rest:
+            return
+        trial.net += num_tokens / costs.num_sequences - seconds / plain_seconds
+        trial.steps += 1
+        if trial.steps == _TRIAL * trial.length:
+            trial.judge()
+
+    def _limits(self, seat: Seat, costs: StepCosts, row_price: float) -> DraftLimits:
+        size = min(seat.size, costs.max_nodes)
+        if row_price >= 1.0 or size <= 0 or seat.max_depth <= 0:
+            return NO_DRAFTS
+        return DraftLimits(
+            max_nodes=size,
+            max_depth=seat.max_depth,
+            max_width=_WIDTH,
+            max_levels=seat.levels or _LEVELS,
+            level_width=_WIDTH,
+            least=math.log(max(_LEAST, 0.7 * row_price)),
+        )
+
+    def _takes_part(self, record: _Record) -> bool:
+        if record.pause:
+            record.pause -= 1
+            return False
+        return True
+
+    def _judge(self, record: _Record, surplus: float, costs: StepCosts) -> None:
+        """Whoever does not earn the host's work is left alone for a while, ever longer."""
+        record.surplus += (1 - _MEMORY) * (surplus - record.surplus)
+        needed = costs.price * (costs.host(2) - costs.host(1))
+        if record.surplus >= needed:
+            record.next_pause = 1
+        elif surplus < needed:
+            record.pause = record.next_pause
+            record.next_pause = min(_LONGEST_PAUSE, 2 * record.next_pause)
+
+    def _probe(self, frontiers: Sequence[Frontier], costs: StepCosts) -> NDArray[np.int64]:
+        """The cheapest root, if there is time for a pass that is not expected to pay."""
+        able = [i for i, one in enumerate(frontiers) if one.log_probs]
+        cheapest = min(able, key=lambda i: frontiers[i].num_rows)
+        seconds = costs.draft(frontiers[cheapest].num_rows)
+        if seconds > self._credit:
+            return np.array([], np.int64)
+        self._credit -= seconds
+        return np.array([able.index(cheapest)], np.int64)

@@ -1,0 +1,178 @@
+"""From a drafter's confidence in a token to the probability that the target chooses it.
+
+Confidences are honest on the text that they were fitted on, and off on everything else: more so the
+deeper, the hotter, and from one source more than from another. So every verified step is a lesson:
+once a node is accepted, the target's next choice is known, and with it which of all the node's
+candidates, verified or not, was right. Only such nodes count (as in TreeSpark, arXiv 2609.22098):
+what is learnt is the probability given that the parent was accepted, the factor of a path.
+
+The map is a table of hit rates over the log-odds of the confidence, a row for each kind of guess.
+Rows with few samples lean on what all depths and ranks have in common, and that on the prior.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+_LOW: Final = -5.0  # log-odds of the first and of the last knot
+_HIGH: Final = 5.0
+_KNOTS: Final = 11
+_MODES, _SOURCES, _DEPTHS, _RANKS = 2, 3, 4, 2  # greedy or sampled; the last of each: and beyond
+_MEMORY: Final = 30_000.0  # candidates that all rows together look back on
+_HEAVY: Final = 1e6  # when weights are scaled back
+_LEAN: Final = 30.0  # samples that the common rate of a knot is worth to a row
+_PRIOR: Final = 20.0  # and the prior to the common rate
+_BEST: Final = math.log(0.999)
+
+
+class Kind(tuple[int, int, int, int]):
+    """Index of a row: sampled, source, depth and rank, each cut to what is told apart."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, is_sampled: bool, source: int, depth: int, rank: int) -> Kind:
+        return cls(
+            (
+                int(is_sampled),
+                min(max(source, 0), _SOURCES - 1),
+                min(depth, _DEPTHS) - 1,
+                min(rank, _RANKS - 1),
+            )
+        )
+
+
+class Calibration:
+    """Starts as the identity, or as what `load` finds. Not for several threads."""
+
+    def __init__(self) -> None:
+        shape = (_MODES, _SOURCES, _DEPTHS, _RANKS, _KNOTS)
+        self._seen = np.zeros(shape)
+        self._hits = np.zeros(shape)
+        self._prior = 1 / (1 + np.exp(-np.linspace(_LOW, _HIGH, _KNOTS)))
+        self._weight = 1.0  # of the next sample
+        self._odds: dict[Kind, list[float]] = {}  # at the knots
+        self.report = Reliability()
+
+    def log_prob(self, kind: Kind, confidence: float) -> float:
+        """Natural log-probability of acceptance, given the parent's; `confidence` is a logarithm
+        too."""
+        below, share, beyond = _place(confidence)
+        odds = self._odds.get(kind)
+        if odds is None:
+            odds = self._odds[kind] = self._row(kind)
+        along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
+        return min(_BEST, -math.log1p(math.exp(-along)))
+
+    def learn(self, kind: Kind, confidence: float, predicted: float, is_right: bool) -> None:
+        """One candidate of an accepted node. `predicted` is what `log_prob` had said of it."""
+        below, share, _ = _place(confidence)
+        for knot, part in ((below, 1 - share), (below + 1, share)):
+            self._seen[kind][knot] += self._weight * part
+            if is_right:
+                self._hits[kind][knot] += self._weight * part
+        # Instead of fading what is known, the new weighs ever more.
+        self._weight *= 1 + 1 / _MEMORY
+        if self._weight > _HEAVY:
+            self._scale(1 / self._weight)
+        # The row is worked out anew when it is next asked for; others that lean on it, in time.
+        self._odds.pop(kind, None)
+        self.report.add(math.exp(predicted), is_right)
+
+    def save(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".new")
+        self._scale(1 / self._weight)
+        document = {
+            "seen": np.round(self._seen, 2).tolist(),
+            "hits": np.round(self._hits, 2).tolist(),
+        }
+        scratch.write_text(json.dumps(document) + "\n")
+        scratch.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, most: float = 300.0) -> Calibration:
+        """What `save` wrote, each row worth at most `most` samples, so that it can be unlearnt.
+
+        Raises `ValueError` on anything else.
+        """
+        new = cls()
+        try:
+            document = json.loads(path.read_text())
+            seen, hits = (np.array(document[name], np.float64) for name in ("seen", "hits"))
+        except (OSError, ValueError, KeyError, TypeError) as cause:
+            raise ValueError(f"{path} is no calibration: {cause}.") from cause
+        if seen.shape != new._seen.shape or hits.shape != seen.shape:
+            raise ValueError(f"{path} is a calibration of another shape, {seen.shape}.")
+        scale = np.minimum(1.0, most / np.maximum(seen.sum(-1, keepdims=True), 1e-9))
+        new._seen, new._hits = seen * scale, hits * scale
+        return new
+
+    def _row(self, kind: Kind) -> list[float]:
+        mode, source = kind[:2]
+        prior, lean = _PRIOR * self._weight, _LEAN * self._weight
+        seen = self._seen[mode, source].sum((0, 1))
+        hits = self._hits[mode, source].sum((0, 1))
+        common = (hits + prior * self._prior) / (seen + prior)
+        rates = (self._hits[kind] + lean * common) / (self._seen[kind] + lean)
+        odds: list[float] = np.log(rates / (1 - rates)).tolist()
+        return odds
+
+    def _scale(self, factor: float) -> None:
+        self._seen *= factor
+        self._hits *= factor
+        self._weight *= factor
+
+
+class Reliability:
+    """How far predictions came true, by tenths of probability; looks back on some `memory` of them."""
+
+    def __init__(self, memory: int = 20_000) -> None:
+        self._memory = memory
+        self._count = 0
+        self._weight, self._predicted, self._actual = ([0.0] * 10 for _ in range(3))
+
+    def add(self, predicted: float, is_right: bool) -> None:
+        tenth = min(9, int(predicted * 10))
+        self._weight[tenth] += 1
+        self._predicted[tenth] += predicted
+        self._actual[tenth] += is_right
+        self._count += 1
+        if self._count == self._memory:
+            self._count //= 2
+            for sums in (self._weight, self._predicted, self._actual):
+                sums[:] = [0.5 * one for one in sums]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error (Naeini et al. 2015); NaN before the first prediction."""
+        total = sum(self._weight)
+        if not total:
+            return math.nan
+        gaps = zip(self._predicted, self._actual, strict=True)
+        return sum(abs(predicted - actual) for predicted, actual in gaps) / total
+
+    def table(self) -> list[dict[str, float]]:
+        """For each tenth that was predicted: how often, what, and what came true."""
+        return [
+            {"weight": weight, "predicted": predicted / weight, "actual": actual / weight}
+            for weight, predicted, actual in zip(
+                self._weight, self._predicted, self._actual, strict=True
+            )
+            if weight
+        ]
+
+
+def _place(confidence: float) -> tuple[int, float, float]:
+    """The knot below, how far it is to the next, and what lies beyond the last; in log-odds."""
+    confidence = min(confidence, -1e-9)
+    odds = confidence - math.log(-math.expm1(confidence))
+    inside = min(max(odds, _LOW), _HIGH)
+    along = (inside - _LOW) * ((_KNOTS - 1) / (_HIGH - _LOW))
+    below = min(int(along), _KNOTS - 2)
+    return below, along - below, odds - inside

@@ -1,0 +1,246 @@
+"""Asks the builders what to draft and what to verify, and tells them what it costs.
+
+Sequences of one kind of policy share a builder; several kinds share the rows that a step has left.
+The planner also keeps the price: what a second of this server
+is worth in tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+
+from cast_drafters.base import DraftContext, Drafter, DraftLimits, Frontier, LevelGate
+from cast_drafters.builders.base import Builder, Seat, StepCosts
+from cast_drafters.policy import make_builder
+from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_profiler.drift import CorrectedCost
+from cast_server.engine.meter import Meter, StepRecord
+from cast_server.engine.scheduler import Scheduled
+
+_FADE: Final = 0.98  # of the speed-up that the price rests on, a step
+_LEARN: Final = 0.05  # of host times, a step
+
+
+@dataclass(slots=True)
+class _Party:
+    """The sequences of one builder in this step, by their places among the scheduled ones."""
+
+    builder: Builder
+    places: list[int]
+    seats: list[Seat]
+    costs: StepCosts
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Trees to verify, one for each scheduled sequence, and what was expected of them."""
+
+    trees: list[DraftTree]
+    only_decodes: bool
+    num_rows: int
+    num_keys: int
+    parties: list[_Party] = field(default_factory=list)
+    levels: _Levels | None = None
+    num_asked: int = 0
+    draft_seconds: float = 0.0
+    draft_predicted: float = 0.0
+    verify_predicted: float = 0.0
+    predicted: float = 0.0
+
+
+@dataclass(slots=True)
+class _Levels(LevelGate):
+    """Hands each frontier to its builder, and adds up what the levels are predicted to take."""
+
+    parties: list[_Party]
+    party_of: dict[str, int]
+    cost: CorrectedCost
+    base_seconds: float = 0.0
+    predicted: float = 0.0
+    count: int = 0
+
+    def widths(self, level: int, frontiers: Seq[Frontier]) -> list[int]:
+        widths = [0] * len(frontiers)
+        for number, party in enumerate(self.parties):
+            mine = [i for i, one in enumerate(frontiers) if self.party_of[one.request_id] == number]
+            if mine:
+                chosen = party.builder.widths(level, [frontiers[i] for i in mine], party.costs)
+                for i, width in zip(mine, chosen, strict=True):
+                    widths[i] = width
+        rows = sum(w * one.num_rows for w, one in zip(widths, frontiers, strict=True))
+        if rows:
+            costs = self.parties[0].costs
+            self.count += 1
+            self.predicted += costs.draft(rows)
+            self.base_seconds += self.cost.base.draft_seconds(
+                rows, costs.num_keys, costs.num_sequences
+            )
+        return widths
+
+    def ran(self, level: int, frontiers: Seq[Frontier], children: Seq[Seq[Seq[float]]]) -> None:
+        for number, party in enumerate(self.parties):
+            mine = [i for i, one in enumerate(frontiers) if self.party_of[one.request_id] == number]
+            if mine:
+                party.builder.ran(level, [frontiers[i] for i in mine], [children[i] for i in mine])
+
+
+@dataclass(slots=True)
+class Planner:
+    """Owns the builders, the corrected costs and the price. `meter` keeps the books."""
+
+    cost: CorrectedCost
+    drafter: Drafter
+    meter: Meter = field(default_factory=Meter)
+    _builders: dict[str, Builder] = field(default_factory=dict)
+    _speed_up: float = 1.0
+    _rest_seconds: float = 0.0  # of a step's sequence, beside drafting and the target's pass
+
+    def plan(self, scheduled: Seq[Scheduled], num_spare: int) -> StepPlan:
+        """`num_spare`: rows that the step has left for drafts."""
+        plan = StepPlan(
+            [EMPTY_TREE] * len(scheduled),
+            all(one.sequence.is_decoding for one in scheduled),
+            sum(one.num_tokens for one in scheduled),
+            _num_keys(scheduled),
+        )
+        parties = plan.parties = self._parties(scheduled, num_spare)
+        if not parties:
+            return plan
+        begin = time.perf_counter()
+        contexts: list[DraftContext] = []
+        party_of: dict[str, int] = {}
+        for number, party in enumerate(parties):
+            limits = party.builder.limits(party.seats, party.costs)
+            for place, limit in zip(party.places, limits, strict=True):
+                if limit.max_nodes > 0:
+                    contexts.append(_context(scheduled[place], limit))
+                    party_of[contexts[-1].request_id] = number
+        plan.levels = _Levels(parties, party_of, self.cost)
+        plan.num_asked = len(contexts)
+        proposed = self.drafter.propose(contexts, plan.levels) if contexts else []
+        trees = {one.request_id: tree for one, tree in zip(contexts, proposed, strict=True)}
+        for party in parties:
+            candidates = [trees.get(seat.request_id, EMPTY_TREE) for seat in party.seats]
+            chosen = party.builder.choose(candidates, party.seats, party.costs)
+            for place, tree in zip(party.places, chosen, strict=True):
+                plan.trees[place] = tree
+        plan.draft_seconds = time.perf_counter() - begin
+        return plan
+
+    def predict(self, plan: StepPlan) -> None:
+        """What the step is going to take, now that it is known what is verified."""
+        rows = plan.num_rows + sum(map(len, plan.trees))
+        plan.verify_predicted = self.cost.verify_seconds(rows, plan.num_keys, len(plan.trees))
+        levels = plan.levels.predicted if plan.levels else 0.0
+        plan.draft_predicted = levels + self.cost.host_seconds(plan.num_asked)
+        plan.predicted = (
+            plan.draft_predicted + plan.verify_predicted + len(plan.trees) * self._rest_seconds
+        )
+
+    def learn(
+        self,
+        plan: StepPlan,
+        verify_seconds: float,
+        step_seconds: float,
+        num_accepted: int,
+        num_tokens: int,
+    ) -> None:
+        """What a step took and brought. Steps that also prefill teach nothing about decoding."""
+        if not plan.only_decodes:
+            return
+        count = len(plan.trees)
+        nodes = sum(map(len, plan.trees))
+        self.meter.add(
+            StepRecord(
+                sequences=count,
+                drafted=sum(len(tree) > 0 for tree in plan.trees),
+                nodes=nodes,
+                levels=plan.levels.count if plan.levels else 0,
+                rows=count + nodes,
+                predicted_draft=plan.draft_predicted,
+                draft=plan.draft_seconds,
+                predicted_verify=plan.verify_predicted,
+                verify=verify_seconds,
+                predicted=plan.predicted,
+                seconds=step_seconds,
+                expected=sum(map(expected_tokens, plan.trees)),
+                accepted=num_accepted,
+                tokens=num_tokens,
+            )
+        )
+        plain = self.cost.verify_seconds(count, plan.num_keys, count) + count * self._rest_seconds
+        self.cost.saw_verify(count + nodes, plan.num_keys, count, verify_seconds)
+        rest = step_seconds - verify_seconds - plan.draft_seconds
+        self._rest_seconds += _LEARN * (rest / count - self._rest_seconds)
+        if plan.levels is not None and plan.num_asked:
+            self.cost.saw_drafts(plan.num_asked, plan.levels.base_seconds, plan.draft_seconds)
+        speed_up = (num_tokens / count) * plain / step_seconds
+        self._speed_up += (1 - _FADE) * (speed_up - self._speed_up)
+        for party in plan.parties:
+            party.builder.settle(num_tokens, step_seconds, plain, party.costs)
+
+    def _parties(self, scheduled: Seq[Scheduled], num_spare: int) -> list[_Party]:
+        places: dict[str, list[int]] = {}
+        for place, one in enumerate(scheduled):
+            if one.max_draft_rows > 0 and one.sequence.policy.size:
+                places.setdefault(one.sequence.policy.kind, []).append(place)
+        if not places or num_spare <= 0:
+            return []
+        count = sum(one.sequence.is_decoding for one in scheduled)
+        rows = sum(one.num_tokens for one in scheduled)
+        keys = _num_keys(scheduled)
+        plain = self.cost.verify_seconds(rows, keys, len(scheduled)) + count * self._rest_seconds
+        price = max(1.0, self._speed_up) * count / plain
+        parties = []
+        for number, (kind, mine) in enumerate(places.items()):
+            seats = [_seat(scheduled[place]) for place in mine]
+            share = num_spare // (len(places) - number)
+            costs = StepCosts(self.cost, price, rows, keys, len(scheduled), share)
+            num_spare -= min(share, sum(seat.size for seat in seats))
+            parties.append(_Party(self._builder(kind), mine, seats, costs))
+        return parties
+
+    def _builder(self, kind: str) -> Builder:
+        if kind not in self._builders:
+            self._builders[kind] = make_builder(kind)
+        return self._builders[kind]
+
+
+def expected_tokens(tree: DraftTree) -> float:
+    """How many draft tokens of a tree are thought to be accepted."""
+    return float(np.exp(tree.log_probs_T).sum())
+
+
+def _seat(one: Scheduled) -> Seat:
+    sequence = one.sequence
+    return Seat(
+        request_id=sequence.id,
+        size=min(sequence.policy.size, one.max_draft_rows),
+        max_depth=sequence.params.max_tokens - sequence.num_output - 1,
+        levels=sequence.policy.levels,
+        weight=sequence.request.speculation.weight,
+    )
+
+
+def _context(one: Scheduled, limits: DraftLimits) -> DraftContext:
+    sequence = one.sequence
+    request = sequence.request
+    return DraftContext(
+        sequence.id,
+        sequence.token_ids,
+        limits,
+        request.params.temperature,
+        request.seed,
+        sequence.slots(0, len(sequence.token_ids)),
+        sequence.num_output,
+        request.owner,
+    )
+
+
+def _num_keys(scheduled: Seq[Scheduled]) -> int:
+    return sum(one.sequence.num_computed + one.num_tokens for one in scheduled)
