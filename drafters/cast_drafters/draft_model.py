@@ -32,7 +32,7 @@ from cast_drafters.base import (
 )
 from cast_drafters.calibration import Calibration
 from cast_drafters.growth import ROOT, GrowingTree, Guess
-from cast_drafters.lessons import learn_from
+from cast_drafters.lessons import Proposals
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
 # Models of one family pad the rows of one tokenizer differently, Qwen2.5 by 128, Pythia by 384.
@@ -64,7 +64,7 @@ class DraftModelDrafter(Drafter):
         config = model.config.get_text_config()
         self._max_len = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self._caches: dict[str, Any] = {}
-        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
+        self._proposals = Proposals()
         self.calibration = Calibration()
         self._check_cache()
 
@@ -96,20 +96,16 @@ class DraftModelDrafter(Drafter):
         self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
     ) -> list[DraftTree]:
         trees = [self._draft(one, gate or OpenGate()) for one in contexts]
-        for context, tree in zip(contexts, trees, strict=True):
-            self._proposed[context.request_id] = tree, context.temperature > 0
+        self._proposals.note(contexts, trees)
         return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
         """Learns how far to trust the model; committed tokens are read from the sequence."""
-        for result in results:
-            if result.request_id in self._proposed:
-                tree, is_sampled = self._proposed.pop(result.request_id)
-                learn_from(self.calibration, tree, result.token_ids, is_sampled)
+        self._proposals.teach(self.calibration, results)
 
     def release(self, request_id: str) -> None:
         self._caches.pop(request_id, None)
-        self._proposed.pop(request_id, None)
+        self._proposals.forget(request_id)
 
     def cached(self, request_id: str) -> int:
         """How many tokens of a sequence the model need not read again."""

@@ -4,8 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cast_drafters.base import DraftContext, VerifyResult
 from cast_drafters.calibration import Calibration, Kind
 from cast_drafters.tree import DraftTree
+
+
+class Proposals:
+    """What was proposed last, until it is known what came of it."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[DraftTree, bool]] = {}  # and whether the text is sampled
+
+    def note(self, contexts: Sequence[DraftContext], trees: Sequence[DraftTree]) -> None:
+        """All candidates, in order of the contexts."""
+        for context, tree in zip(contexts, trees, strict=True):
+            self._last[context.request_id] = tree, context.temperature > 0
+
+    def teach(self, calibration: Calibration, results: Sequence[VerifyResult]) -> None:
+        for result in results:
+            if result.request_id in self._last:
+                tree, is_sampled = self._last.pop(result.request_id)
+                learn_from(calibration, tree, result.token_ids, is_sampled)
+
+    def forget(self, request_id: str) -> None:
+        self._last.pop(request_id, None)
 
 
 def learn_from(

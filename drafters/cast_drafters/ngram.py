@@ -16,7 +16,7 @@ import numpy as np
 
 from cast_drafters.base import DraftContext, Drafter, LevelGate, VerifyResult
 from cast_drafters.calibration import Calibration, Kind
-from cast_drafters.lessons import learn_from
+from cast_drafters.lessons import Proposals
 from cast_drafters.suffix_index import SuffixIndex, likeliest
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
@@ -56,7 +56,7 @@ class NgramDrafter(Drafter):
         self._max_occurrences = max_occurrences
         self._max_cost = -math.log(min_probability)
         self._indexes: dict[str, SuffixIndex] = {}
-        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
+        self._proposals = Proposals()
         self.calibration = Calibration()
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
@@ -70,20 +70,16 @@ class NgramDrafter(Drafter):
         gate: LevelGate | None = None,  # noqa: ARG002 - guesses cost no pass
     ) -> list[DraftTree]:
         trees = [self._propose(context) for context in contexts]
-        for context, tree in zip(contexts, trees, strict=True):
-            self._proposed[context.request_id] = tree, context.temperature > 0
+        self._proposals.note(contexts, trees)
         return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
         """Learns how far to trust copies; committed tokens are read from the sequence."""
-        for result in results:
-            if result.request_id in self._proposed:
-                tree, is_sampled = self._proposed.pop(result.request_id)
-                learn_from(self.calibration, tree, result.token_ids, is_sampled)
+        self._proposals.teach(self.calibration, results)
 
     def release(self, request_id: str) -> None:
         self._indexes.pop(request_id, None)
-        self._proposed.pop(request_id, None)
+        self._proposals.forget(request_id)
 
     def _propose(self, context: DraftContext) -> DraftTree:
         if min(context.limits.max_nodes, context.limits.max_depth, context.limits.max_width) <= 0:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cast_drafters.calibration import Calibration
 from cast_drafters.tree import EMPTY_TREE, tree_from_arrays
 from cast_server.engine.request import Request, RequestOutput, SamplingParams, SpeculationParams
 
@@ -49,6 +50,7 @@ class Adversary:
     """
 
     name = "adversary"
+    calibration = Calibration()  # learns nothing
 
     def __init__(self, vocab_size: int, nodes: int, deep: bool, truth: Mapping[str, list[int]]):
         self._random = random.Random(nodes)
@@ -66,7 +68,7 @@ class Adversary:
     def release(self, request_id) -> None:
         pass
 
-    def propose(self, contexts):
+    def propose(self, contexts, gate=None):
         return [self._tree(context) for context in contexts]
 
     def _tree(self, context):

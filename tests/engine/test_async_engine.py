@@ -141,9 +141,9 @@ class FailingOnce(NgramDrafter):
         self._fail("begin")
         super().begin(request_id, token_ids)
 
-    def propose(self, contexts):
+    def propose(self, contexts, gate=None):
         self._fail("propose")
-        return super().propose(contexts)
+        return super().propose(contexts, gate)
 
     def observe(self, results):
         if results:

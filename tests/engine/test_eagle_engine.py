@@ -114,8 +114,8 @@ class Witness:
         self._propose, self._instead, self.seen = core.drafter.propose, instead, []
         core.drafter.propose = self.propose
 
-    def propose(self, contexts):
-        trees = self._propose(contexts)
+    def propose(self, contexts, gate=None):
+        trees = self._propose(contexts, gate)
         for one, tree in zip(contexts, trees, strict=True):
             if len(tree) and one.temperature == 0.0:
                 self.seen.append((one.request_id, list(one.token_ids), tree))
@@ -150,14 +150,14 @@ class Reference:
 
 
 def assert_drafts(witness, reference, count) -> None:
-    """The likeliest tokens are drafted first, with the head's own probabilities."""
+    """The likeliest tokens are drafted first, with the head's own confidence."""
     assert len(witness.seen) >= count
     for _, token_ids, tree in random.Random(1).sample(witness.seen, count):
         right = reference.log_probs(token_ids)
         children = {
             int(token): float(log_prob)
             for token, parent, log_prob in zip(
-                tree.token_ids_T, tree.parents_T, tree.log_probs_T, strict=True
+                tree.token_ids_T, tree.parents_T, tree.confidences_T, strict=True
             )
             if parent < 0
         }
@@ -283,8 +283,9 @@ def test_a_head_that_knows_is_believed(tmp_path, version) -> None:
     core = make_core(model, tmp_path, max_batched_tokens=64)
     answers = run(core, requests(["chain:3"] * 6))
     assert_same(answers, [plainly[str(i)].tokens for i in range(6)])
-    for name in ("0", "4"):  # greedy, without penalties
-        assert answers[name].last.speculation.num_accepted_draft_tokens == 27
+    for name in ("0", "4"):  # greedy, without penalties: every draft is right
+        stats = answers[name].last.speculation
+        assert stats.num_accepted_draft_tokens == stats.num_draft_tokens >= 25
     if version == 3:  # it knows the probabilities too, so that the noise picks the same tokens
         for name in ("1", "3"):
             assert answers[name].last.speculation.num_accepted_draft_tokens > 20

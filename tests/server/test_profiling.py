@@ -121,10 +121,10 @@ def test_the_engine_is_as_it_was(head) -> None:
     measure_profile(core, config, SHORT)
     assert list(pool._free) == free_before
     assert not core.has_work
-    assert not core.drafter._stamp_S.any()
+    assert not core.drafter.stamps.stamp_S.any()
     assert answers(core) == expected
-    statistics = [core.drafter._stamps, core.drafter._stamp_S.sum()]
-    assert statistics == [untouched.drafter._stamps, untouched.drafter._stamp_S.sum()]
+    statistics = [core.drafter.stamps.prefixes, core.drafter.stamps.stamp_S.sum()]
+    assert statistics == [untouched.drafter.stamps.prefixes, untouched.drafter.stamps.stamp_S.sum()]
 
 
 @pytest.mark.parametrize("tokens", [64, 100, 512])

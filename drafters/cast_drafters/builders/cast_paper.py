@@ -108,7 +108,7 @@ def max_valid_index(utility: Sequence[float], cost: Sequence[float], threshold: 
 
 
 def _mean_utility(falling: Sequence[NDArray[np.float64]], length: int) -> NDArray[np.float64]:
-    """Mean over the batch of the sums of the first 1, 2, … values; short ones stay where they end."""
+    """Mean over the batch of the sums of the first 1, 2, … values; short ones stay as they end."""
     total = np.zeros(length)
     for values in falling:
         padded = np.zeros(length)

@@ -2,7 +2,7 @@
 
 The idea that vLLM ships as adaptive verification: the likeliest positions of all requests' chains,
 as many as make the step's tokens over its seconds largest. Here the number of drafted levels is
-chosen by the same ratio, from how often each depth was accepted of late; 0 levels is plain decoding.
+chosen by the same ratio, from what each depth has been worth of late; none is plain decoding.
 """
 
 from __future__ import annotations

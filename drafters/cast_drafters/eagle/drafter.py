@@ -35,12 +35,12 @@ from cast_drafters.calibration import Calibration
 from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
-from cast_drafters.eagle.growing import Growth, by_sequence
+from cast_drafters.eagle.growing import Growth, by_sequence, heat
 from cast_drafters.eagle.served import HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
 from cast_drafters.growth import ROOT, Child, GrowingTree, Guess
-from cast_drafters.lessons import learn_from
+from cast_drafters.lessons import Proposals
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import NOTHING, Pool, Prediction
 from cast_drafters.shipped import shipped_head
@@ -83,11 +83,11 @@ class EagleDrafter(Drafter, HiddenObserver):
         self._pool = pool or Pool.default()
         self._max_catch_up = max_catch_up
         self.calibration = calibration or Calibration()
-        self._stamps = Stamps(head.num_slots)
+        self.stamps = Stamps(head.num_slots)
         self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
-        self._proposed: dict[str, tuple[DraftTree, bool]] = {}  # and whether text is sampled
+        self._proposals = Proposals()
 
     @classmethod
     def for_target(
@@ -136,7 +136,7 @@ class EagleDrafter(Drafter, HiddenObserver):
     # Drafter
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
-        self._stamps.begin(request_id)
+        self.stamps.begin(request_id)
         for source in self._sources:
             source.begin(request_id, token_ids)
 
@@ -147,13 +147,11 @@ class EagleDrafter(Drafter, HiddenObserver):
         trees: list[DraftTree] = [EMPTY_TREE] * len(contexts)
         for one in contexts:
             self._offered.pop(one.request_id, None)
-            self._proposed.pop(one.request_id, None)
         able = [i for i, one in enumerate(contexts) if _wants_drafts(one)]
         grown = self._grow([contexts[i] for i in able], gate or OpenGate()) if able else []
         for index, tree in zip(able, grown, strict=True):
             trees[index] = tree
-            context = contexts[index]
-            self._proposed[context.request_id] = tree, context.temperature > 0
+        self._proposals.note(contexts, trees)
         return trees
 
     def observe(self, results: Sequence[VerifyResult]) -> None:
@@ -165,14 +163,12 @@ class EagleDrafter(Drafter, HiddenObserver):
                 candidates = offered.get(result.token_ids[:depth])
                 if candidates is not None:
                     self.coupling.learn(candidates, token)
-            if result.request_id in self._proposed:
-                tree, is_sampled = self._proposed.pop(result.request_id)
-                learn_from(self.calibration, tree, result.token_ids, is_sampled)
+        self._proposals.teach(self.calibration, results)
 
     def release(self, request_id: str) -> None:
-        self._stamps.release(request_id)
+        self.stamps.release(request_id)
         self._offered.pop(request_id, None)
-        self._proposed.pop(request_id, None)
+        self._proposals.forget(request_id)
         for source in self._sources:
             source.release(request_id)
 
@@ -188,7 +184,7 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _catch_up(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
         """Hidden states after each sequence's last row, and the sequences that are up to date."""
-        begins = [self._stamps.first_missing(one) for one in contexts]
+        begins = [self.stamps.first_missing(one) for one in contexts]
         ends = [
             min(len(one.token_ids), begin + self._max_catch_up)
             for one, begin in zip(contexts, begins, strict=True)
@@ -206,7 +202,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         )
         out_NH = self.head.forward(batch, self.head.fused(np.concatenate(before)))
         for one, begin, end in zip(contexts, begins, ends, strict=True):
-            self._stamps.mark(one, begin, end)
+            self.stamps.mark(one, begin, end)
         last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
         current = [i for i, one in enumerate(contexts) if ends[i] == len(one.token_ids)]
         return out_NH[last_rows[current]], current
@@ -241,7 +237,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         missing = [
             min(
                 self._max_catch_up,
-                len(one.context.token_ids) - self._stamps.first_missing(one.context),
+                len(one.context.token_ids) - self.stamps.first_missing(one.context),
             )
             for one in growths
         ]
@@ -333,7 +329,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         ]
         if sampled:
             chosen = [nodes[i] for i in sampled]
-            heated = _heat(chosen, log_q_NV[sampled], top.values[sampled])
+            heated = heat(chosen, log_q_NV[sampled], top.values[sampled])
             for i, ranked in zip(
                 sampled, self._couple(chosen, ids_NK[sampled], heated), strict=True
             ):
@@ -390,17 +386,6 @@ class EagleDrafter(Drafter, HiddenObserver):
             for source in (self._text, self._store)
         )
         return growth.tree.children(node, self._pool.blend(depth, head or NOTHING, text, store))
-
-
-def _heat(
-    nodes: Sequence[tuple[Growth, int]], log_q_NV: Tensor, top_NK: Tensor
-) -> NDArray[np.float64]:
-    """The best log-probabilities [N, K] at the temperatures of the nodes' requests."""
-    temperature_N1 = torch.tensor([[one.context.temperature] for one, _ in nodes])
-    temperature_N1 = temperature_N1.to(log_q_NV.device)
-    norm_N1 = (log_q_NV / temperature_N1).logsumexp(-1, keepdim=True)
-    heated: NDArray[np.float64] = (top_NK / temperature_N1 - norm_N1).double().cpu().numpy()
-    return heated
 
 
 def _wants_drafts(context: DraftContext) -> bool:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from cast_drafters.base import DraftContext
 from cast_drafters.calibration import Calibration
@@ -68,3 +71,14 @@ def by_sequence(
     for one, node in nodes:
         groups.setdefault(one.place or 0, (one, []))[1].append(node)
     return list(groups.values())
+
+
+def heat(
+    nodes: Sequence[tuple[Growth, int]], log_q_NV: Tensor, top_NK: Tensor
+) -> NDArray[np.float64]:
+    """The best log-probabilities [N, K] at the temperatures of the nodes' requests."""
+    temperature_N1 = torch.tensor([[one.context.temperature] for one, _ in nodes])
+    temperature_N1 = temperature_N1.to(log_q_NV.device)
+    norm_N1 = (log_q_NV / temperature_N1).logsumexp(-1, keepdim=True)
+    heated: NDArray[np.float64] = (top_NK / temperature_N1 - norm_N1).double().cpu().numpy()
+    return heated

@@ -17,26 +17,26 @@ class Stamps:
     """A number for each prefix of a sequence, noted at the slot of its last token; 0 for none."""
 
     def __init__(self, num_slots: int) -> None:
-        self._stamp_S = np.zeros(num_slots, np.int64)
-        self._prefixes: dict[str, array[int]] = {}
+        self.stamp_S = np.zeros(num_slots, np.int64)
+        self.prefixes: dict[str, array[int]] = {}
 
     def begin(self, request_id: str) -> None:
-        self._prefixes[request_id] = array("q")
+        self.prefixes[request_id] = array("q")
 
     def release(self, request_id: str) -> None:
-        self._prefixes.pop(request_id, None)
+        self.prefixes.pop(request_id, None)
 
     def mark(self, context: DraftContext, begin: int, end: int) -> None:
         """The head has computed the positions [begin, end)."""
-        self._stamp_S[context.slots_L[begin:end]] = self._of(context)[begin:end]
+        self.stamp_S[context.slots_L[begin:end]] = self._of(context)[begin:end]
 
     def first_missing(self, context: DraftContext) -> int:
         """The first position from 1 on that the head has to compute, at most the last one."""
-        known = self._stamp_S[context.slots_L[1:-1]] == self._of(context)[1:-1]
+        known = self.stamp_S[context.slots_L[1:-1]] == self._of(context)[1:-1]
         return 1 + int(known.argmin() if not known.all() else len(known))
 
     def _of(self, context: DraftContext) -> NDArray[np.int64]:
-        stamps = self._prefixes.setdefault(context.request_id, array("q"))
+        stamps = self.prefixes.setdefault(context.request_id, array("q"))
         last = stamps[-1] if stamps else 1
         for token in context.token_ids[len(stamps) :]:
             last = hash((last, token)) & _MASK or 1

@@ -228,7 +228,7 @@ def test_shared_prefixes_are_not_computed_again() -> None:
     show(drafter, one, 0, 11)
     show(drafter, other, 8, 11)
     drafter.propose([context(one, "one")])
-    assert drafter._first_missing(context(other, "other")) == 8
+    assert drafter.stamps.first_missing(context(other, "other")) == 8
     [tree] = drafter.propose([context(other, "other")])
     assert_root(drafter, right, other, 12, tree)
 
@@ -243,7 +243,7 @@ def test_a_sequence_that_comes_back_in_used_slots_is_computed_again() -> None:
     show(drafter, taken, 0, 9)
     drafter.propose([context(taken, "taken")])
     show(drafter, one, 0, 9)
-    assert drafter._first_missing(context(one, "one")) == 1
+    assert drafter.stamps.first_missing(context(one, "one")) == 1
     [tree] = drafter.propose([context(one, "one")])
     assert_root(drafter, right, one, 10, tree)
     assert len(other.tokens) == 10
