@@ -130,7 +130,7 @@ class Calibration:
 
 
 class Reliability:
-    """How far predictions came true, by tenths of probability; looks back on some `memory` of them."""
+    """How far predictions came true, by tenths of probability, in the last `memory` or so."""
 
     def __init__(self, memory: int = 20_000) -> None:
         self._memory = memory

@@ -16,34 +16,34 @@ from cast_profiler.regression import OnlineRegression
 _FAST: Final = 0.1  # of the common factor, a pass
 _SLOW: Final = 0.03  # of a range's own
 _OUTLIER: Final = 0.5  # log of the largest surprise that counts in full
+_LEAST_FACTOR: Final = 0.7  # of a pass of the drafter: they never become free
 _BUCKETS: Final = 12  # ranges of rows, two for each doubling
 
 
 class CorrectedCost(CostModel):
     """`base` times what has been learnt. Not for several threads.
 
-    Drafting in a step takes a fixed time, some for each sequence, and its passes times a factor.
+    Drafting in a step takes a time for each sequence, and its passes times a factor.
     """
 
     def __init__(self, base: CostModel) -> None:
         self.base = base
         self._verify = _Factors()
-        # Milliseconds: of a step with drafts, of each sequence in it; and the factor of the passes.
-        self._draft = OnlineRegression(start=(0.3, 0.1, 1.0), scale=(1.0, 4.0, 4.0))
+        # Milliseconds of each sequence that is drafted for, and the factor of the passes. A step
+        # tells little about which of the two it was, so each stays near its start.
+        self._draft = OnlineRegression(start=(0.3, 1.1), scale=(10.0, 3.0))
 
     def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
         return self.base.verify_seconds(rows, keys, sequences) * self._verify.at(rows)
 
     def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
         """One pass of the drafter."""
-        factor: float = max(0.1, float(self._draft.coefficients[2]))
+        factor: float = max(_LEAST_FACTOR, float(self._draft.coefficients[1]))
         return factor * self.base.draft_seconds(rows, keys, sequences)
 
     def host_seconds(self, sequences: int) -> float:
         """Drafting for so many sequences, beside any pass."""
-        if not sequences:
-            return 0.0
-        return 1e-3 * self._draft.predict((1.0, sequences, 0.0))
+        return 1e-3 * self._draft.predict((sequences, 0.0))
 
     def saw_verify(self, rows: int, keys: int, sequences: int, seconds: float) -> None:
         """One pass of the target took so long."""
@@ -52,7 +52,7 @@ class CorrectedCost(CostModel):
     def saw_drafts(self, sequences: int, base_seconds: float, seconds: float) -> None:
         """Drafting for so many sequences, with passes of `base_seconds` in all by the base model,
         took `seconds`."""
-        features = (1.0, sequences, 1e3 * base_seconds)
+        features = (sequences, 1e3 * base_seconds)
         # What disturbs a step for long is no lesson about drafting.
         most = 3.0 * self._draft.predict(features) + 1.0
         self._draft.learn(features, min(1e3 * seconds, most))

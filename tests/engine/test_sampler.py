@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cast_drafters.policy import OffPolicy
+from cast_drafters.policy import OFF
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.request import Request, SamplingParams
 from cast_server.engine.sampler import Position, choose
@@ -30,7 +30,7 @@ PARAMS = st.fixed_dictionaries(
 def sequence(params: SamplingParams, prompt: list[int], output: list[int]) -> Sequence:
     request = Request("a", tuple(prompt), params, seed=5)
     text = TextStream(tiny_models.byte_level_tokenizer(), params)
-    made = Sequence(request, OffPolicy(), frozenset({3, 4}), text)
+    made = Sequence(request, OFF, frozenset({3, 4}), text)
     for token in output:
         made.token_ids.append(token)
         made.output_counts[token] += 1

@@ -72,7 +72,7 @@ class _Fixed(Builder):
 
 
 class TreeBuilder(_Fixed):
-    """The likeliest nodes, whatever shape they make; a level for every four of them, unless told."""
+    """The likeliest nodes, whatever shape they make; a level for every four, unless told."""
 
     def _levels(self, size: int) -> int:
         return min(_LEVELS, max(1, size // 4))
@@ -98,14 +98,14 @@ class ChainBuilder(_Fixed):
 
 
 class Eagle2Builder(_Fixed):
-    """EAGLE-2's dynamic tree (arXiv 2406.16858) as its evaluation runs it: 60 rows with the root, 10
+    """EAGLE-2's tree (arXiv 2406.16858) as its evaluation runs it: 60 rows with the root, 10
     nodes a level with 10 children each, 5 levels after the root's."""
 
     depth = 6
     width = 10
     level_width = 10
 
-    def _levels(self, size: int) -> int:
+    def _levels(self, size: int) -> int:  # noqa: ARG002
         return self.depth
 
 

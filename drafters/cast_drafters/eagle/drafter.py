@@ -39,7 +39,7 @@ from cast_drafters.eagle.growing import Growth, by_sequence, heat
 from cast_drafters.eagle.served import HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
-from cast_drafters.growth import ROOT, Child, GrowingTree, Guess
+from cast_drafters.growth import ROOT, Child, Guess
 from cast_drafters.lessons import Proposals
 from cast_drafters.ngram_store import NgramStore
 from cast_drafters.pool import NOTHING, Pool, Prediction
