@@ -19,10 +19,10 @@ class Costs:
     draft: float = 0.0
     host: float = 0.0
 
-    def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:  # noqa: ARG002
+    def verify_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
         return self.verify(rows)
 
-    def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:  # noqa: ARG002
+    def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
         return self.draft * (1 + 0.01 * rows)
 
     def host_seconds(self, sequences: int) -> float:

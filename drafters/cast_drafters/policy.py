@@ -39,7 +39,7 @@ POLICIES: Final[Mapping[str, PolicyKind]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """At most `size` draft tokens a step; `levels` passes of the drafter, 0 for the kind's choice."""
+    """At most `size` draft tokens a step; `levels` passes of the drafter, 0: the kind's choice."""
 
     kind: str
     size: int = 0

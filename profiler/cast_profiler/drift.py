@@ -1,8 +1,8 @@
 """Corrects a cost model with what the running server sees.
 
-A profile was taken at another time, at another clock rate, with other neighbours on the machine. How
-far a pass is off is learnt as a factor: one for all passes, which follows a change within some tens
-of steps, and on top of it one for each range of rows, which takes its time.
+A profile was taken at another time, at another clock rate, with other neighbours on the machine.
+How far a pass is off is learnt as a factor: one for all passes, which follows a change within some
+tens of steps, and on top of it one for each range of rows, which takes its time.
 """
 
 from __future__ import annotations

@@ -40,18 +40,18 @@ class EngineConfig(BaseModel):
         False,
         description="let --drafter eagle count which tokens followed which in the answers to "
         "requests that were drafted for, for all clients together; prompts are not counted. The "
-        "counts stay in memory, at most 200,000 contexts, the least recently used go first, and all "
-        "go when the server stops",
+        "counts stay in memory, at most 200,000 contexts, the least recently used go first, and "
+        "all go when the server stops",
     )
     policy: str = Field(
         "cast",
-        description="how far to draft: cast (as far as it pays, at every step anew), off, chain:K (K "
-        "tokens in a row), tree:N (N nodes), eagle2, chain-cost, cast-paper",
+        description="how far to draft: cast (as far as it pays, at every step anew), off, chain:K "
+        "(K tokens in a row), tree:N (N nodes), eagle2, chain-cost, cast-paper",
     )
     profile: str = Field(
         "auto",
-        description="what steps cost on this machine: auto (measured in seconds at the first start, "
-        "then kept in the user's cache), guess (not measured), or a file made by cast-profile",
+        description="what steps cost on this machine: auto (measured in seconds at the first "
+        "start, then kept in the user's cache), guess (not measured), or a file of cast-profile",
     )
     max_model_len: int | None = Field(
         None, ge=16, description="longest prompt and answer together; default: the model's own"

@@ -66,7 +66,7 @@ def test_parse(text: str, cap: int | None, policy: Policy) -> None:
     ],
 )
 def test_parse_names_the_fault_and_the_choices(text: str) -> None:
-    with pytest.raises(ValueError, match="choose off, chain, tree, eagle2, .*, cast,") as failure:
+    with pytest.raises(ValueError, match=r"choose off, chain, tree, eagle2, .*, cast,") as failure:
         parse_policy(text)
     assert repr(text) in str(failure.value)
     assert "N from 1 to 1024" in str(failure.value)

@@ -1,4 +1,4 @@
-"""Which prefix the head's entry in each cache slot belongs to: so it knows what it has missed."""
+"""Which prefix the head's entry in a cache slot belongs to: so it knows what it has missed."""
 
 from __future__ import annotations
 

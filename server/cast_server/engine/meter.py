@@ -13,7 +13,7 @@ _KEPT: Final = 2048  # steps that errors are computed over
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """One step. Seconds of drafting, of the target's pass and of the whole step; `rows` of the pass.
+    """One step. Seconds of drafting, of the target's pass, of the whole step; `rows` of the pass.
 
     `expected` and `accepted` count draft tokens. `sequences` were decoding, of which `drafted` had
     drafts to verify, `nodes` in all; `levels` passes of the drafter were made.

@@ -137,7 +137,8 @@ class SpeculationStats:
 
     A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
     accepted k draft tokens. Expected and accepted draft tokens, predicted and actual seconds of
-    those steps (until the tokens were chosen) stand side by side. `policy` decided how far to draft.
+    those steps (until the tokens were chosen) stand side by side. `policy` decided how far to
+    draft.
     """
 
     num_spec_steps: int = 0
