@@ -65,7 +65,7 @@ def test_everything_is_there(out: Path) -> None:
     assert sorted(one.id for one in conversations) == list(range(40))
     assert len({one.task for one in conversations}) == 6
     files = {path.name for path in (out / "head").iterdir()}
-    wanted = {"config.json", "model.safetensors", "ngrams.store", "pool.json"}
+    wanted = {"config.json", "model.safetensors", "ngrams.store", "pool.json", "calibration.json"}
     assert files == wanted | {"README.md", "curves.png", "history.json"}
     history = json.loads((out / "head" / "history.json").read_text())
     assert len(history["steps"]) == 4

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.eagle.config import HeadConfig, default_layer_ids
-from cast_drafters.eagle.drafter import POOL_FILE, STORE_FILE
+from cast_drafters.eagle.drafter import CALIBRATION_FILE, POOL_FILE, STORE_FILE
 from cast_drafters.eagle.head import EagleHead
 from cast_drafters.eagle.served_v1 import final_norm
 from cast_drafters.ngram_store import NgramStore, build_store
@@ -29,6 +29,7 @@ from cast_server.engine.model_runner import ModelRunner
 from cast_server.errors import ConfigError
 from cast_server.model_files import load_model, resolve_model
 from cast_server.training.branching import Brancher
+from cast_server.training.calibrating import calibrate
 from cast_server.training.corpus import Conversation, read
 from cast_server.training.dataset import Dataset
 from cast_server.training.generate import Generator
@@ -110,7 +111,7 @@ class Pipeline:
             trainer.run(report)
 
     def publish(self) -> Path:
-        """head/: the head in EAGLE-3 format, the n-gram store, curves and a card."""
+        """head/: the head in EAGLE-3 format, store, pool, calibration, curves and a card."""
         checkpoint = self.directory / "training" / "checkpoint.pt"
         _require(self._corpus, "make")
         _require(checkpoint, "learn")
@@ -139,6 +140,8 @@ class Pipeline:
             StoreSource(NgramStore.open(target / STORE_FILE)),
         )
         pool.save(target / POOL_FILE)
+        prompts = [one.prompt for one in held_out]
+        calibrate(self.recipe.model, target, prompts).save(target / CALIBRATION_FILE)
         history = state["history"]
         write_curves(history, target / "curves.png")
         history["store"] = measure_store(conversations, held_out, config.vocab_size)
