@@ -27,6 +27,11 @@ _MEMORY: Final = 30_000.0  # candidates that all rows together look back on
 _HEAVY: Final = 1e6  # when weights are scaled back
 _LEAN: Final = 30.0  # samples that the common rate of a knot is worth to a row
 _PRIOR: Final = 20.0  # and the prior to the common rate
+_AGEING: Final = 0.97  # of a surprise, an outcome
+_FADING: Final = 0.998  # of a shift, an outcome
+_LEAST_SPREAD: Final = 0.02
+_SHORTEST_RUN: Final = 4  # outcomes
+_BEYOND_BELIEF: Final = 3.5  # standard deviations
 _BEST: Final = math.log(0.999)
 
 
@@ -57,6 +62,9 @@ class Calibration:
         self._prior = 1 / (1 + np.exp(-np.linspace(_LOW, _HIGH, _KNOTS)))
         self._weight = 1.0  # of the next sample
         self._odds: dict[Kind, list[float]] = {}  # at the knots
+        self._surprise = {
+            (mode, source): Surprise() for mode in range(_MODES) for source in range(_SOURCES)
+        }
         self.report = Reliability()
 
     def log_prob(self, kind: Kind, confidence: float) -> float:
@@ -67,6 +75,7 @@ class Calibration:
         if odds is None:
             odds = self._odds[kind] = self._row(kind)
         along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
+        along += self._surprise[kind[:2]].shift
         return min(_BEST, -math.log1p(math.exp(-along)))
 
     def learn(self, kind: Kind, confidence: float, predicted: float, is_right: bool) -> None:
@@ -83,6 +92,9 @@ class Calibration:
         # The row is worked out anew when it is next asked for; others that lean on it, in time.
         self._odds.pop(kind, None)
         self.report.add(math.exp(predicted), is_right)
+        mode, source, _, rank = kind
+        if not rank:
+            self._surprise[mode, source].add(math.exp(predicted), is_right)
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,6 +139,37 @@ class Calibration:
         self._seen *= factor
         self._hits *= factor
         self._weight *= factor
+
+
+class Surprise:
+    """Notices a change, such as another head or text of another kind, from a run of outcomes that
+    the predictions make incredible; tells by how much the odds have to be moved.
+
+    Outcomes are weighted by age; their sum in excess of the predictions is compared with its
+    standard deviation.
+    """
+
+    def __init__(self) -> None:
+        self.shift = 0.0  # of the log-odds, fading as the table learns what it stands for
+        self._predicted = self._right = self._weight = self._variance = 0.0
+        self._count = 0
+
+    def add(self, predicted: float, is_right: bool) -> None:
+        self.shift *= _FADING
+        self._predicted = _AGEING * self._predicted + predicted
+        self._right = _AGEING * self._right + is_right
+        self._weight = _AGEING * self._weight + 1.0
+        spread = max(_LEAST_SPREAD, predicted * (1 - predicted))
+        self._variance = _AGEING**2 * self._variance + spread
+        self._count += 1
+        excess = self._right - self._predicted
+        if self._count < _SHORTEST_RUN or excess**2 <= _BEYOND_BELIEF**2 * self._variance:
+            return
+        weight = self._weight + 1.0
+        self.shift += _log_odds((self._right + 0.5) / weight)
+        self.shift -= _log_odds((self._predicted + 0.5) / weight)
+        self._predicted = self._right = self._weight = self._variance = 0.0
+        self._count = 0
 
 
 class Reliability:
@@ -176,3 +219,7 @@ def _place(confidence: float) -> tuple[int, float, float]:
     along = (inside - _LOW) * ((_KNOTS - 1) / (_HIGH - _LOW))
     below = min(int(along), _KNOTS - 2)
     return below, along - below, odds - inside
+
+
+def _log_odds(share: float) -> float:
+    return math.log(share / (1 - share))

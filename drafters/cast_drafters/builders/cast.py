@@ -28,10 +28,11 @@ _WIDTH: Final = 4
 _LEVELS: Final = 8
 _LEAST: Final = 0.02  # a path less likely is not kept, however cheap rows are
 _AMORTISED: Final = 16  # steps over which tokens that a drafter has missed are paid off
-_PROBING: Final = 0.01  # share of time for passes that are not expected to pay
+_PROBING: Final = 0.015  # share of time for passes that are not expected to pay
 _LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass
 _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
+_LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
 _LONGEST_REST: Final = 256  # steps without drafts, before another trial
 
 
@@ -77,7 +78,7 @@ class CastBuilder(Builder):
         self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
-        trial = self._trials.setdefault(len(seats).bit_length(), _Trial())
+        trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
         if trial.rest:
             trial.rest -= 1
             return [NO_DRAFTS] * len(seats)
@@ -172,7 +173,8 @@ class CastBuilder(Builder):
         trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
         if trial.rest:
             return
-        trial.net += num_tokens / costs.num_sequences - seconds / plain_seconds
+        # A step that the machine has interrupted says nothing about drafting.
+        trial.net += num_tokens / costs.num_sequences - min(_LONGEST_STEP, seconds / plain_seconds)
         trial.steps += 1
         if trial.steps == _TRIAL * trial.length:
             trial.judge()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 _LEVELS: Final = 4  # the root's, the next two, and all beyond
 _EDGES: Final = (0.15, 0.45, 0.75)  # probability that is known for nothing
-_SAMPLES: Final = 48  # looked back on, of each sort of node
+_SAMPLES: Final = 32  # looked back on, of each sort of node
 _CHILDREN: Final = 4
 # Before anybody has seen it work, a pass is hoped to find this share of what was not known, …
 _HOPE: Final = np.array((0.4, 0.15, 0.05, 0.03))

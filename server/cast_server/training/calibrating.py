@@ -1,4 +1,4 @@
-"""What to think of a new head's confidences before it has served: its record on held-out prompts."""
+"""What to think of a new head before it has served: its record on prompts held out."""
 
 from __future__ import annotations
 
