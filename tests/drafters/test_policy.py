@@ -160,3 +160,20 @@ def test_empty_trees_stay_empty() -> None:
         builder.limits(seats(2, 4), costs())
         assert [len(t) for t in builder.choose([empty, empty], seats(2, 4), costs())] == [0, 0]
     assert np.isfinite(costs().verify(3))
+
+
+def test_who_pauses_comes_back_while_others_draft() -> None:
+    """Seat 1 has nothing to offer for a while, seat 0 always has."""
+    builder = make_builder("cast")
+    good = tree_from_arrays([1, 2], [-1, 0], np.log([0.95, 0.9]))
+    nothing = tree_from_arrays([], [], [])
+    step = costs(slope=0.05, num_sequences=2, host=0.05)
+    asked = []
+    for _ in range(150):
+        limits = builder.limits(seats(2, 8), step)
+        asked.append(limits[1].max_nodes > 0)
+        builder.choose([good if limits[0].max_nodes else nothing, nothing], seats(2, 8), step)
+    assert not all(asked[20:])
+    gaps = np.diff(np.flatnonzero(asked))
+    assert gaps.max() == 33
+    assert sum(asked[-70:]) >= 2

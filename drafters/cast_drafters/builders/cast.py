@@ -74,6 +74,7 @@ class CastBuilder(Builder):
         self._prospects = Prospects()
         self._records: dict[str, _Record] = {}
         self._weights: dict[str, float] = {}
+        self._asked: list[bool] = []  # whom the drafter was asked to draft for, in this step
         self._credit = 0.0  # seconds of passes that need not pay
         self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
 
@@ -81,6 +82,7 @@ class CastBuilder(Builder):
         trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
         if trial.rest:
             trial.rest -= 1
+            self._asked = [False] * len(seats)
             return [NO_DRAFTS] * len(seats)
         self._records = {
             one.request_id: self._records.get(one.request_id) or _Record() for one in seats
@@ -88,12 +90,14 @@ class CastBuilder(Builder):
         self._weights = {one.request_id: one.weight for one in seats}
         self._credit = min(self._credit, 10 * costs.verify(0)) + _PROBING * costs.verify(0)
         row_price = marginal_price([], costs)
-        return [
+        limits = [
             self._limits(seat, costs, row_price / seat.weight)
             if self._takes_part(self._records[seat.request_id])
             else NO_DRAFTS
             for seat in seats
         ]
+        self._asked = [one.max_nodes > 0 for one in limits]
+        return limits
 
     def widths(self, level: int, frontiers: Sequence[Frontier], costs: StepCosts) -> list[int]:
         """The set of nodes that is expected to add the most beyond what the pass costs."""
@@ -151,7 +155,7 @@ class CastBuilder(Builder):
     def choose(
         self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts
     ) -> list[DraftTree]:
-        if not any(map(len, trees)):
+        if not any(self._asked):
             return list(trees)
         weights = [seat.weight for seat in seats]
         chosen = allocate(trees, costs.verify, costs.price, costs.max_nodes, weights)
@@ -161,8 +165,9 @@ class CastBuilder(Builder):
         ]
         size = sum(map(len, chosen))
         row_price = costs.price * (costs.verify(size) - costs.verify(0)) / max(1, size)
-        for seat, tree, gain in zip(seats, chosen, gains, strict=True):
-            self._judge(self._records[seat.request_id], gain - row_price * len(tree), costs)
+        for seat, tree, gain, is_asked in zip(seats, chosen, gains, self._asked, strict=True):
+            if is_asked:
+                self._judge(self._records[seat.request_id], gain - row_price * len(tree), costs)
         return chosen
 
     def settle(
