@@ -9,19 +9,21 @@ from numpy.typing import NDArray
 
 
 class OnlineRegression:
-    """Recursive least squares of y on a few features (Plackett 1950), with forgetting.
+    """Least squares of y on a few features, samples fading by age, with a prior that does not.
 
-    `start` is what to believe before the first sample, `scale` how large each feature usually is:
-    the stronger a feature, the faster its coefficient is learnt. Estimates below 0 are read as 0.
+    `start` is the prior's mean, `scale` its weight: it counts as much as one sample a coefficient
+    whose feature is that large. What samples do not tell stays near the start, however long they
+    do not tell it. Estimates below 0 are read as 0.
     """
 
     def __init__(
         self, start: Sequence[float], scale: Sequence[float], memory: float = 200.0
     ) -> None:
-        self._beta = np.array(start, np.float64)
-        self._cov = np.diag(1.0 / np.square(np.array(scale, np.float64)))
-        self._most = self._cov.copy()
-        self._forget = 1.0 - 1.0 / memory
+        self._prior = np.diag(np.square(np.array(scale, np.float64)))
+        self._start = self._prior @ np.array(start, np.float64)
+        self._xx, self._xy = np.zeros_like(self._prior), np.zeros_like(self._start)
+        self._keep = 1.0 - 1.0 / memory
+        self._solve()
 
     @property
     def coefficients(self) -> NDArray[np.float64]:
@@ -32,12 +34,9 @@ class OnlineRegression:
 
     def learn(self, features: Sequence[float], y: float) -> None:
         x = np.array(features, np.float64)
-        spread = self._cov @ x
-        gain = spread / (1.0 + float(x @ spread))
-        self._beta += gain * (y - float(self._beta @ x))
-        self._cov = (self._cov - np.outer(gain, spread)) / self._forget
-        # A direction that is not seen for long must not become infinitely uncertain.
-        excess = np.sqrt(
-            np.minimum(1.0, np.diag(self._most) / np.maximum(np.diag(self._cov), 1e-300))
-        )
-        self._cov *= np.outer(excess, excess)
+        self._xx = self._keep * self._xx + np.outer(x, x)
+        self._xy = self._keep * self._xy + y * x
+        self._solve()
+
+    def _solve(self) -> None:
+        self._beta = np.linalg.solve(self._xx + self._prior, self._xy + self._start)
