@@ -17,7 +17,7 @@ from cast_server.engine.request import Request, SamplingParams
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 
 BLOCK_SIZE = 4
-POLICIES = ("off", "chain:3", "tree:6")
+POLICIES = ("off", "chain:3", "tree:6", "cast", "eagle2:20", "chain-cost", "cast-paper")
 
 
 @pytest.fixture(scope="module", autouse=True)
