@@ -27,7 +27,7 @@ def castserve(policy: str, drafter: str, args: argparse.Namespace) -> Generate:
     """Our engine in this process, without HTTP."""
     import torch
 
-    from cast_server.build import build_core
+    from cast_server.build import build_core, prepare
     from cast_server.config import EngineConfig
     from cast_server.engine.request import Request, SamplingParams, SpeculationParams
     from cast_server.model_files import load_model, resolve_model
@@ -38,6 +38,7 @@ def castserve(policy: str, drafter: str, args: argparse.Namespace) -> Generate:
     )
     model, tokenizer = load_model(resolve_model(config.model), getattr(torch, args.dtype))
     core = build_core(config, model, tokenizer)
+    prepare(core, config)
     params = SamplingParams(max_tokens=args.output_len, temperature=0.0, ignore_eos=True)
 
     def generate(prompts: list[str]) -> int:
@@ -110,8 +111,8 @@ def llama_cpp(args: argparse.Namespace) -> Generate:
 
 _SIDES: Final[dict[str, Callable[[argparse.Namespace], Generate]]] = {
     "castserve-off": lambda args: castserve("off", "ngram", args),
-    "castserve-ngram": lambda args: castserve("tree:8", "ngram", args),
-    "castserve-eagle": lambda args: castserve("tree:8", "eagle", args),
+    "castserve-ngram": lambda args: castserve("cast", "ngram", args),
+    "castserve-eagle": lambda args: castserve("cast", "eagle", args),
     "transformers": transformers,
     "llama.cpp": llama_cpp,
 }
