@@ -10,13 +10,11 @@ in docs/cost-aware-trees.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from cast_drafters.tree import DraftTree
-
-_AHEAD: Final = 8  # rows looked ahead for the price of the next one
 
 
 class Prices(Protocol):
@@ -72,18 +70,14 @@ def best_size(gains: Sequence[float], seconds: Sequence[float], price: float) ->
     return max(range(len(values)), key=values.__getitem__)
 
 
-def marginal_price(gains: Sequence[float], costs: Prices) -> float:
-    """What one more node must be worth, in tokens, to join the best part of `gains`.
+def marginal_price(gains: Sequence[float], costs: Prices, ahead: int = 1) -> float:
+    """What each of the next `ahead` nodes must be worth, in tokens, to join the best of `gains`.
 
-    It may take another row, at the least price a row that the next few have; or the place of the
-    last node that is in.
+    They take rows of their own, or, where that is cheaper, the place of the last node that is in.
     """
     falling = sorted(gains, reverse=True)[: costs.max_nodes]
-    seconds = [costs.verify(n) for n in range(min(len(falling) + _AHEAD, costs.max_nodes) + 1)]
-    size = best_size(falling, seconds[: len(falling) + 1], costs.price)
-    ahead = [
-        costs.price * (cost - seconds[size]) / count
-        for count, cost in enumerate(seconds[size + 1 :], start=1)
-    ]
-    last = falling[size - 1 : size]
-    return max(0.0, min([*ahead, *last], default=1.0))
+    seconds = [costs.verify(n) for n in range(len(falling) + 1)]
+    size = best_size(falling, seconds, costs.price)
+    count = min(ahead, costs.max_nodes - size)
+    rows = [costs.price * (costs.verify(size + count) - seconds[size]) / count] if count else []
+    return max(0.0, min([*rows, *falling[size - 1 : size]], default=1.0))

@@ -116,14 +116,15 @@ class Prices:
 
 
 @pytest.mark.parametrize(
-    ("gains", "seconds", "price"),
+    ("gains", "seconds", "ahead", "price"),
     [
-        ([], [1.0, 1.3, 1.6], 0.3),  # a row is what a row costs
-        ([], [1.0, 1.3, 1.4], 0.2),  # two rows are cheaper by the piece
-        ([0.5], [1.0, 1.0, 1.0], 0.0),  # room for more
-        ([0.5, 0.4], [1.0, 1.0, 1.0, 9.0], 0.4),  # the last one in would have to go
-        ([0.5], [1.0], 1.0),  # no row at all
+        ([], [1.0, 1.3, 1.6], 1, 0.3),  # a row is what a row costs
+        ([], [1.0, 1.3, 1.4], 2, 0.2),  # two rows are cheaper by the piece
+        ([], [1.0, 1.3, 1.4], 9, 0.2),  # there are no more than two
+        ([0.5], [1.0, 1.0, 1.0], 1, 0.0),  # room for more
+        ([0.5, 0.4], [1.0, 1.0, 1.0, 9.0], 1, 0.4),  # the last one in would have to go
+        ([0.5], [1.0], 1, 1.0),  # no row at all
     ],
 )
-def test_marginal_price(gains, seconds, price) -> None:
-    assert marginal_price(gains, Prices(seconds)) == pytest.approx(price)
+def test_marginal_price(gains, seconds, ahead, price) -> None:
+    assert marginal_price(gains, Prices(seconds), ahead) == pytest.approx(price)

@@ -89,7 +89,7 @@ class CastBuilder(Builder):
         }
         self._weights = {one.request_id: one.weight for one in seats}
         self._credit = min(self._credit, 10 * costs.verify(0)) + _PROBING * costs.verify(0)
-        row_price = marginal_price([], costs)
+        row_price = marginal_price([], costs, ahead=len(seats))
         limits = [
             self._limits(seat, costs, row_price / seat.weight)
             if self._takes_part(self._records[seat.request_id])
@@ -109,6 +109,7 @@ class CastBuilder(Builder):
                 for log_prob in one.candidates
             ],
             costs,
+            ahead=max(1, sum(len(one.log_probs) for one in frontiers)),
         )
         # Children are no likelier than their parents: below a row's price nothing can be gained.
         probs = [
