@@ -1,40 +1,47 @@
-"""Tables and a verdict for `cast_bench.policies`."""
+"""Tables and a verdict for `cast_bench.policies`.
+
+Speeds are of full, decoding steps; ratios are paired by round, as `cast_bench.ratios` has it.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Final
 
 import numpy as np
 
+from cast_bench.policy_cells import Cell
 from cast_bench.ratios import Ratio, geometric_mean, ratio
 
-if TYPE_CHECKING:
-    from cast_bench.policies import Cell
-
+_SHOWN: Final = 20  # differences; the file has them all
 _Speeds = dict[str, list[float]]  # by policy, round after round
 
 FIXED: Final = ("chain:", "tree:")  # what a sweep over shapes consists of
+_SPEED: Final[Callable[[Cell], float]] = attrgetter("speed")
+_WHOLE_SPEED: Final[Callable[[Cell], float]] = attrgetter("whole_speed")
 
 
-def speeds_of(cells: Sequence[Cell]) -> dict[tuple[int, str], _Speeds]:
+def speeds_of(
+    cells: Sequence[Cell], speed: Callable[[Cell], float] = _SPEED
+) -> dict[tuple[int, str], _Speeds]:
     """By batch size and data set."""
     table: dict[tuple[int, str], _Speeds] = defaultdict(lambda: defaultdict(list))
     for cell in sorted(cells, key=lambda one: one.round):
-        table[cell.batch_size, cell.dataset][cell.policy].append(cell.speed)
+        table[cell.batch_size, cell.dataset][cell.policy].append(speed(cell))
     return table
 
 
 def worst_ratio(cells: Sequence[Cell]) -> float:
-    """The least median ratio to `off`, over all cells of all other policies."""
+    """The least median ratio to `off`, over all cells of all other policies; NaN if one is."""
     found = [
         ratio(some[policy], some["off"]).median
         for some in speeds_of(cells).values()
         for policy in some
         if policy != "off"
     ]
-    return min(found, default=1.0)
+    return float(np.min(found)) if found else 1.0
 
 
 def best_fixed(cells: Sequence[Cell], batch_size: int) -> str | None:
@@ -48,37 +55,64 @@ def best_fixed(cells: Sequence[Cell], batch_size: int) -> str | None:
     return max(means, key=means.__getitem__, default=None)
 
 
-def against(cells: Sequence[Cell], policy: str, other: str, batch_size: int | None) -> Ratio:
+def against(
+    cells: Sequence[Cell],
+    policy: str,
+    other: str,
+    batch_size: int | None,
+    speed: Callable[[Cell], float] = _SPEED,
+) -> Ratio:
     """Geometric mean over data sets, and over batch sizes if None."""
     pairs = [
         (some[policy], some[other])
-        for (size, _), some in speeds_of(cells).items()
+        for (size, _), some in speeds_of(cells, speed).items()
         if batch_size in (None, size) and policy in some and other in some
     ]
     return geometric_mean(pairs)
 
 
-def print_report(cells: Sequence[Cell], policies: Sequence[str]) -> str:
-    """Prints and returns Markdown: speeds, ratios to `off`, what was expected beside what came."""
+def print_report(
+    cells: Sequence[Cell],
+    policies: Sequence[str],
+    bases: Sequence[str] = ("off",),
+    by_set: bool = False,
+) -> str:
+    """Prints and returns Markdown: a table over all data sets, one for each with `by_set`."""
     sizes = sorted({cell.batch_size for cell in cells})
-    lines = ["| batch | policy | tokens/s | times off | accepted + 1 | expected/accepted |"]
-    lines.append("|---|---|---|---|---|---|")
-    for size in sizes:
-        for policy in policies:
-            mine = [one for one in cells if one.batch_size == size and one.policy == policy]
-            speed = float(np.median([one.speed for one in mine]))
-            steps = sum(one.steps * one.batch_size for one in mine)
-            accepted = sum(one.accepted for one in mine)
-            share = f"{sum(one.expected for one in mine) / accepted:.2f}" if accepted else ""
-            length = 1 + accepted / max(1, steps)
-            lines.append(
-                f"| {size} | {policy} | {speed:.1f} | {against(cells, policy, 'off', size)} "
-                f"| {length:.2f} | {share} |"
-            )
-    lines += ["", *_summary(cells, policies, sizes)]
+    lines = _table(cells, policies, bases)
+    for name in dict.fromkeys(cell.dataset for cell in cells) if by_set else ():
+        own = [cell for cell in cells if cell.dataset == name]
+        lines += ["", f"{name}:", "", *_table(own, policies, bases)]
+    lines += ["", *_summary(cells, policies, sizes), "", _verdict(cells, policies, sizes)]
     report = "\n".join(lines) + "\n"
     print(report)
     return report
+
+
+def _table(cells: Sequence[Cell], policies: Sequence[str], bases: Sequence[str]) -> list[str]:
+    """Speeds, ratios, what was expected beside what came."""
+    times = [f"times {base}" for base in bases]
+    head = ["batch", "policy", "tokens/s", *times, "whole time, times off"]
+    head += ["accepted + 1", "expected/accepted"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for size in sorted({cell.batch_size for cell in cells}):
+        shape = best_fixed(cells, size)
+        for policy in policies:
+            mine = [one for one in cells if one.batch_size == size and one.policy == policy]
+            name = f"{policy} (best fixed)" if policy == shape else policy
+            row = [str(size), name, f"{float(np.median([one.speed for one in mine])):.1f}"]
+            row += [str(against(cells, policy, base, size)) for base in bases]
+            row += [str(against(cells, policy, "off", size, _WHOLE_SPEED)), *_acceptance(mine)]
+            lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _acceptance(cells: Sequence[Cell]) -> tuple[str, str]:
+    """Tokens of a verification, the bonus token included, and expected over accepted ones."""
+    verified = sum(one.steps * one.batch_size for one in cells)
+    accepted = sum(one.accepted for one in cells)
+    share = f"{sum(one.expected for one in cells) / accepted:.2f}" if accepted else ""
+    return f"{1 + accepted / max(1, verified):.2f}", share
 
 
 def _summary(cells: Sequence[Cell], policies: Sequence[str], sizes: Sequence[int]) -> list[str]:
@@ -101,12 +135,25 @@ def _summary(cells: Sequence[Cell], policies: Sequence[str], sizes: Sequence[int
             lines.append(
                 f"- {policy}: step times off by {middle:.1%} (median), {high:.1%} (90th percentile)"
             )
-    different = sum(cell.different for cell in cells)
-    parts = [
-        f"{against(cells, policy, 'off', size).median:.2f}x off at {size}"
-        for policy in policies
-        if policy == "cast"
-        for size in sizes
+    differing = [(cell, one) for cell in cells for one in cell.differences]
+    lines += [
+        f"- {cell.policy} at {cell.batch_size}, {cell.dataset}, round {cell.round}: prompt "
+        f"{one.prompt}, token {one.position}: {one.token}, not {one.plain_token}"
+        for cell, one in differing[:_SHOWN]
     ]
+    if len(differing) > _SHOWN:
+        lines.append(f"- and {len(differing) - _SHOWN} more differences")
+    return lines
+
+
+def _verdict(cells: Sequence[Cell], policies: Sequence[str], sizes: Sequence[int]) -> str:
+    """One line: of `cast`, or of all policies where it did not run."""
+    asked = ["cast"] if "cast" in policies else [one for one in policies if one != "off"]
+    different = sum(cell.different for cell in cells)
+    parts = []
+    for policy in asked:
+        ratios = [against(cells, policy, "off", size).median for size in sizes]
+        told = [f"{x:.2f}x off at {size}" for x, size in zip(ratios, sizes, strict=True)]
+        parts.append(f"{policy} is {', '.join(told)}")
     same = "outputs identical" if not different else f"{different} outputs differ from those of off"
-    return [*lines, "", f"cast is {', '.join(parts)}; {same}" if parts else same]
+    return "; ".join([*parts, same])

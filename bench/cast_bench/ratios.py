@@ -2,6 +2,10 @@
 
 Noise of a machine comes in stretches, so a side is compared with the other one of the same round
 only; the figure is the median over rounds.
+
+Few rounds cannot say how far the median is off. In a simulation with normal noise the interval of
+two rounds held the truth in 50 % of all cases instead of 95 %, of three in 74 %, of five and more
+in 93 % or more; that of a mean over six cells in 79 %, 97 % and 97 % or more.
 """
 
 from __future__ import annotations
@@ -36,10 +40,13 @@ def ratio(speeds: Sequence[float], base: Sequence[float], seed: int = 0) -> Rati
 def geometric_mean(
     cells: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int = 0
 ) -> Ratio:
-    """Of the ratios of several cells (speeds, base), each resampled by itself."""
-    logs = [np.log(np.array(one) / np.array(other)) for one, other in cells if len(one)]
-    if not logs:
+    """Of the ratios of several cells (speeds, base), each resampled by itself.
+
+    NaN if there are none, or if a side of one of them has a round in which nothing was counted.
+    """
+    if not all(len(one) and all(one) and all(other) for one, other in cells) or not cells:
         return Ratio(math.nan, math.nan, math.nan)
+    logs = [np.log(np.array(one) / np.array(other)) for one, other in cells]
     generator = np.random.default_rng(seed)
     resampled = np.mean(
         [
