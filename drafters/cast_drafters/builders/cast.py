@@ -33,6 +33,9 @@ _LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass
 _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
 _LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
+_CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is not clear
+_CLEAR: Final = 0.3  # plain steps gained a step
+_LEARN: Final = 0.2  # of the length of plain steps, a plain step
 _LONGEST_REST: Final = 256  # steps without drafts, before another trial
 
 
@@ -55,8 +58,33 @@ class _Trial:
     length: int = 4
     rest: int = 0
     next_rest: int = 16
+    gain: float = 0.0  # a step, in the last trial
+    since_control: int = 0
+    bias: float = 1.0  # how much longer plain steps take than predicted
 
-    def judge(self) -> None:
+    def is_plain(self) -> bool:
+        """Whether the step that begins is to be plain: in a rest, or to see how long one takes."""
+        self.since_control += 1
+        if self.rest:
+            self.rest -= 1
+            self.since_control = 0
+        elif self.gain < _CLEAR and self.since_control >= _CONTROL:
+            self.since_control = 0
+        return self.since_control == 0
+
+    def settle(self, num_tokens: float, length: float) -> None:
+        """Tokens of a sequence and the step's length, in plain steps as predicted."""
+        length = min(_LONGEST_STEP, length)
+        if self.since_control == 0:
+            self.bias += _LEARN * (length - self.bias)
+            return
+        self.net += num_tokens - length / self.bias
+        self.steps += 1
+        if self.steps == _TRIAL * self.length:
+            self._judge()
+
+    def _judge(self) -> None:
+        self.gain = self.net / self.steps
         if self.net < 0.0:
             self.rest = self.next_rest
             self.next_rest = min(_LONGEST_REST, 2 * self.next_rest)
@@ -80,8 +108,7 @@ class CastBuilder(Builder):
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
         trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        if trial.rest:
-            trial.rest -= 1
+        if trial.is_plain():
             self._asked = [False] * len(seats)
             return [NO_DRAFTS] * len(seats)
         self._records = {
@@ -177,13 +204,7 @@ class CastBuilder(Builder):
         """Whatever was expected: if steps with drafts bring less than plain ones, there are none
         for a while."""
         trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        if trial.rest:
-            return
-        # A step that the machine has interrupted says nothing about drafting.
-        trial.net += num_tokens / costs.num_sequences - min(_LONGEST_STEP, seconds / plain_seconds)
-        trial.steps += 1
-        if trial.steps == _TRIAL * trial.length:
-            trial.judge()
+        trial.settle(num_tokens / costs.num_sequences, seconds / plain_seconds)
 
     def _limits(self, seat: Seat, costs: StepCosts, row_price: float) -> DraftLimits:
         size = min(seat.size, costs.max_nodes)
