@@ -180,7 +180,7 @@ def test_who_pauses_comes_back_while_others_draft() -> None:
 
 
 def test_drafting_that_does_not_pay_rests_longer_and_longer() -> None:
-    """Steps with drafts take twice as long and bring a fifth more; predictions see nothing of it."""
+    """Steps with drafts take twice as long and bring a fifth more; nobody predicts it."""
     builder = make_builder("cast")
     step = costs(slope=0.0, num_sequences=4)
     drafted = []

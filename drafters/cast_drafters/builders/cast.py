@@ -34,6 +34,7 @@ _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
 _LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
 _CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is not clear
+_WORTH_IT: Final = 0.02  # plain steps gained a step: less is not told from luck
 _CLEAR: Final = 0.3  # plain steps gained a step
 _LEARN: Final = 0.2  # of the length of plain steps, a plain step
 _LONGEST_REST: Final = 256  # steps without drafts, before another trial
@@ -85,12 +86,12 @@ class _Trial:
 
     def _judge(self) -> None:
         self.gain = self.net / self.steps
-        if self.net < 0.0:
+        if self.gain < _WORTH_IT:
             self.rest = self.next_rest
             self.next_rest = min(_LONGEST_REST, 2 * self.next_rest)
             self.length = 1
         else:
-            self.next_rest = 16
+            self.next_rest = max(16, self.next_rest // 2)
             self.length = min(4, self.length + 1)
         self.net, self.steps = 0.0, 0
 
