@@ -15,19 +15,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cast_bench.prompts import PROMPTS, chat_ids
 from cast_bench.provenance import provenance
 from cast_drafters.eagle.drafter import EagleDrafter
-from cast_drafters.eagle.served import HeadRows
-from cast_kernels.tree_attention import SequenceRows
+from cast_profiler.grid import GridPoint
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.model_files import load_model, resolve_model
+from cast_server.profiling.passes import HeadLevel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     core = build_core(config, model, tokenizer)
     step = plain_step(core, chat_ids(tokenizer, " ".join(PROMPTS))[-args.context :])
-    level = draft_level(core, args.rows, args.context)
+    assert isinstance(core.drafter, EagleDrafter)
+    level = HeadLevel(core, core.drafter.head, GridPoint(args.rows, 1, args.context))
     times: dict[str, list[float]] = {"target step": [], "draft level": []}
     for _ in range(args.rounds):
         for name, run in (("target step", step), ("draft level", level)):
@@ -69,24 +69,6 @@ def plain_step(core: EngineCore, prompt: list[int]) -> Callable[[], Any]:
     for _ in range(4):
         core.step()
     return core.step
-
-
-def draft_level(core: EngineCore, num_rows: int, context: int) -> Callable[[], Any]:
-    """A pass of the head over `num_rows` siblings behind `context` tokens."""
-    drafter = core.drafter
-    assert isinstance(drafter, EagleDrafter)
-    head = drafter.head
-    scratch = head.num_slots + np.arange(num_rows)
-    keys = np.concatenate([np.arange(1, context), scratch])
-    sequence = SequenceRows(keys, np.eye(num_rows, dtype=np.bool_), np.ones(num_rows, np.int64))
-    rows = HeadRows(np.arange(num_rows), np.full(num_rows, context), scratch, [sequence])
-    hidden_NH = torch.randn(num_rows, head.config.hidden_size)
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return head.log_probs(head.forward(rows, hidden_NH)).topk(4)
-
-    return run
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

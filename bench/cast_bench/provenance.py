@@ -11,18 +11,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from cast_profiler.device import device_name
+
 _PACKAGES = ("castserve", "torch", "transformers", "xllamacpp")
 
 
 def provenance(module: str, args: argparse.Namespace) -> dict[str, object]:
     """Of one run of `python -m <module>`. Paths go by their last part."""
+    cpu = device_name(torch.device("cpu"))
     return {
         "module": module,
         "arguments": {name: _plain(value) for name, value in vars(args).items() if name != "json"},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "git": _git("rev-parse", "HEAD"),
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {_cpu_name()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {cpu}",
         "versions": {name: _version(name) for name in _PACKAGES},
     }
 
@@ -44,11 +49,3 @@ def _git(*words: str) -> str:
     return subprocess.run(
         ["git", *words], capture_output=True, text=True, check=False
     ).stdout.strip()
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), "")

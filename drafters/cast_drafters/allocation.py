@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cast_drafters.tree import DraftTree
 
@@ -42,17 +43,30 @@ def allocate(
     rows it has anyway. price: tokens a second. max_nodes: most of all trees together. weights: what
     a token of each sequence is worth, 1 if None.
     """
-    log_probs = np.concatenate([np.zeros(0), *(tree.log_probs_T for tree in trees)])
+
+    def size(gains: NDArray[np.float64]) -> int:
+        seconds = [verify_seconds(n) for n in range(len(gains) + 1)]
+        return best_size(gains.tolist(), seconds, price)
+
+    return keep_likeliest(trees, size, max_nodes, weights)
+
+
+def keep_likeliest(
+    trees: Sequence[DraftTree],
+    choose_size: Callable[[NDArray[np.float64]], int],
+    max_nodes: int | None = None,
+    weights: Sequence[float] | None = None,
+) -> list[DraftTree]:
+    """The most valuable nodes of all trees together; `choose_size` is told their falling values and
+    says how many to keep."""
+    gains = np.exp(np.concatenate([np.zeros(0), *(tree.log_probs_T for tree in trees)]))
     owners = np.repeat(np.arange(len(trees)), [len(tree) for tree in trees])
-    gains = np.exp(log_probs)
     if weights is not None:
         gains *= np.array(weights)[owners]
     # Stable: on ties the node found first wins, and parents come before their children.
     ranking = np.argsort(-gains, kind="stable")[:max_nodes]
-    size = best_size(
-        gains[ranking].tolist(), [verify_seconds(n) for n in range(len(ranking) + 1)], price
-    )
-    counts = np.bincount(owners[ranking[:size]], minlength=len(trees))
+    kept = ranking[: choose_size(gains[ranking])]
+    counts = np.bincount(owners[kept], minlength=len(trees))
     return [tree.best(int(count)) for tree, count in zip(trees, counts, strict=True)]
 
 

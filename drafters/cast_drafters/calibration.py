@@ -76,7 +76,8 @@ class Calibration:
             odds = self._odds[kind] = self._row(kind)
         along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
         along += self._surprise[kind[:2]].shift
-        return min(_BEST, -math.log1p(math.exp(-along)))
+        # log of the logistic function; written so that no exponential can overflow
+        return min(_BEST, min(0.0, along) - math.log1p(math.exp(-abs(along))))
 
     def learn(self, kind: Kind, confidence: float, predicted: float, is_right: bool) -> None:
         """One candidate of an accepted node. `predicted` is what `log_prob` had said of it."""

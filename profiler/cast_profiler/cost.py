@@ -7,7 +7,6 @@ are the tokens of context that its sequences attend to, added up.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
@@ -131,11 +130,3 @@ class RooflineCost:
         return self.overhead_seconds + max(
             moved / self.bytes_per_second, multiplied / self.flops_per_second
         )
-
-
-def cheapest_from(seconds: Sequence[float]) -> list[float]:
-    """For each size the least cost of it or any larger one: rows may be added for nothing."""
-    cheapest = list(seconds)
-    for index in range(len(cheapest) - 2, -1, -1):
-        cheapest[index] = min(cheapest[index], cheapest[index + 1])
-    return cheapest

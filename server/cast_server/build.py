@@ -24,7 +24,7 @@ from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cac
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.errors import ConfigError
 from cast_server.model_files import cache_root, load_model, resolve_model
-from cast_server.profiling.identity import fingerprint_of
+from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,6 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         parse_policy(config.policy)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
-    num_weights = model.num_parameters()  # before they are repacked
     runner = ModelRunner(model, num_blocks * config.block_size, device)
     drafter = _make_drafter(config, runner)
     limits = SchedulerLimits(
@@ -112,18 +111,18 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         tokenizer,
         _eos_token_ids(model, tokenizer),
         config.policy,
-        _guessed_cost(runner, num_weights),
+        _guessed_cost(runner),
     )
 
 
-def _guessed_cost(runner: ModelRunner, num_weights: int) -> CostModel:
+def _guessed_cost(runner: ModelRunner) -> CostModel:
     """What holds until something has been measured: orders of magnitude of a CPU or a GPU."""
     is_cuda = runner.device.type == "cuda"
     width = runner.dtype.itemsize
     return RooflineCost(
         bytes_per_second=1e12 if is_cuda else 2e10,
         flops_per_second=1e14 if is_cuda else 2e11,
-        weight_bytes=num_weights * width,
+        weight_bytes=weight_bytes(runner.model),
         bytes_per_weight=width,
         key_bytes=runner.kv_cache_YS2KD[:, 0].numel() * width,
         draft_share=0.1,

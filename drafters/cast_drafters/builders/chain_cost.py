@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cast_drafters.allocation import keep_likeliest
 from cast_drafters.base import DraftLimits, Frontier
 from cast_drafters.builders.base import Builder, Seat, StepCosts
 from cast_drafters.builders.fixed import NO_DRAFTS
@@ -53,19 +55,15 @@ class ChainCostBuilder(Builder):
         seats: Sequence[Seat],
         costs: StepCosts,
     ) -> list[DraftTree]:
-        chains = [
-            tree.as_chain(min(seat.size, len(tree)))
-            for tree, seat in zip(trees, seats, strict=True)
-        ]
+        chains = [tree.as_chain(seat.size) for tree, seat in zip(trees, seats, strict=True)]
         self._learn(chains)
-        survival = np.concatenate([np.zeros(0), *(np.exp(one.log_probs_T) for one in chains)])
-        owners = np.repeat(np.arange(len(chains)), [len(one) for one in chains])
-        ranking = np.argsort(-survival, kind="stable")[: costs.max_nodes]
-        tokens = len(chains) + np.append(0.0, np.cumsum(survival[ranking]))
-        seconds = self._drafted + np.array([costs.verify(n) for n in range(len(tokens))])
-        size = int((tokens / seconds).argmax())
-        counts = np.bincount(owners[ranking[:size]], minlength=len(chains))
-        return [one.as_chain(int(count)) for one, count in zip(chains, counts, strict=True)]
+
+        def size(survival: NDArray[np.float64]) -> int:
+            tokens = len(chains) + np.append(0.0, np.cumsum(survival))
+            seconds = self._drafted + np.array([costs.verify(n) for n in range(len(tokens))])
+            return int((tokens / seconds).argmax())
+
+        return keep_likeliest(chains, size, costs.max_nodes)
 
     def _levels(self, num_sequences: int, costs: StepCosts) -> int:
         """The number of levels with the best expected rate, all their tokens being verified."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cast_drafters.base import DraftLimits, Frontier
+from cast_drafters.base import DraftLimits, Frontier, OpenGate
 from cast_drafters.builders.base import Builder, Seat, StepCosts
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
@@ -48,8 +48,13 @@ class _Fixed(Builder):
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
         return [self._limits(seat, _share(seat, seats, costs)) for seat in seats]
 
-    def widths(self, level: int, frontiers: Sequence[Frontier], costs: StepCosts) -> list[int]:  # noqa: ARG002
-        return [len(one.log_probs) if level < one.limits.max_levels else 0 for one in frontiers]
+    def widths(
+        self,
+        level: int,
+        frontiers: Sequence[Frontier],
+        costs: StepCosts,  # noqa: ARG002
+    ) -> list[int]:
+        return OpenGate().widths(level, frontiers)
 
     def choose(
         self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts

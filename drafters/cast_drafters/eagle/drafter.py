@@ -219,7 +219,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         level = 1
         while states_RH is not None:
             frontiers = [self._frontier(one) for one in growths]
-            nodes = self._runnable(growths, gate.widths(level, frontiers), frontiers)
+            nodes = self._runnable(growths, gate.widths(level, frontiers))
             if not nodes:
                 break
             out_NH = self._run(nodes, states_RH)
@@ -283,13 +283,13 @@ class EagleDrafter(Drafter, HiddenObserver):
         return [[math.exp(child.log_prob) for child in growth.free[node]] for node in nodes[:count]]
 
     def _runnable(
-        self, growths: Sequence[Growth], widths: Sequence[int], frontiers: Sequence[Frontier]
+        self, growths: Sequence[Growth], widths: Sequence[int]
     ) -> list[tuple[Growth, int]]:
         """The next level's nodes, at most as many as there are scratch slots."""
         chosen = [
             (one, node)
-            for one, width, frontier in zip(growths, widths, frontiers, strict=True)
-            for node in one.open[: min(width, len(frontier.log_probs))]
+            for one, width in zip(growths, widths, strict=True)
+            for node in one.open[:width]
         ]
         first_row = sum(one.place is not None for one in growths)
         used = sum(len(one.run) for one in growths)

@@ -151,12 +151,18 @@ class EngineCore:
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
         chosen_after = time.perf_counter() - begin
-        outputs = [self._commit(walk, logits_RV, plan.predicted, chosen_after) for walk in walks]
+        expected = [expected_tokens(walk.tree) for walk in walks]
+        outputs = []
+        for walk, tokens in zip(walks, expected, strict=True):
+            if walk.sequence.num_output:
+                counts = (len(walk.tree), len(walk.accepted), tokens)
+                walk.sequence.count_step(*counts, plan.predicted, chosen_after)
+            outputs.append(self._commit(walk, logits_RV))
         self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
-        self.planner.learn(plan, pass_seconds, seconds, num_accepted, num_tokens)
+        self.planner.learn(plan, pass_seconds, seconds, sum(expected), num_accepted, num_tokens)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:
@@ -197,13 +203,8 @@ class EngineCore:
         if self.scheduler.limits.prefix_caching:
             sequence.publish_prefix(self.scheduler.pool, before)
 
-    def _commit(
-        self, walk: Walk, logits_RV: Tensor, predicted: float, seconds: float
-    ) -> RequestOutput:
+    def _commit(self, walk: Walk, logits_RV: Tensor) -> RequestOutput:
         sequence = walk.sequence
-        if sequence.num_output:
-            expected = expected_tokens(walk.tree)
-            sequence.count_step(len(walk.tree), len(walk.accepted), expected, predicted, seconds)
         kept, text = sequence.append(walk.tokens)
         self._advance(sequence, min(len(walk.accepted), len(kept)))
         sequence.trim(self.scheduler.pool)

@@ -147,6 +147,7 @@ class Planner:
         plan: StepPlan,
         verify_seconds: float,
         step_seconds: float,
+        num_expected: float,
         num_accepted: int,
         num_tokens: int,
     ) -> None:
@@ -168,7 +169,7 @@ class Planner:
                 verify=verify_seconds,
                 predicted=plan.predicted,
                 seconds=step_seconds,
-                expected=sum(map(expected_tokens, plan.trees)),
+                expected=num_expected,
                 accepted=num_accepted,
                 tokens=num_tokens,
             )
