@@ -42,11 +42,15 @@ def levels(core, plain_model, num_steps: int) -> float:
     return sum(one.levels for one in last) / len(last)
 
 
-def test_a_head_of_noise_is_left_alone(core, plain_model) -> None:
+def test_a_head_of_noise_is_left_alone_until_it_is_mended(core, plain_model) -> None:
     # What drafting has brought is judged by the clock, and the costs here are planted.
     core.planner._builder("cast").settle = lambda *_: None
     before = levels(core, plain_model, 120)
     assert before > 0.8
     head = core.drafter.head
-    head.draft_token_ids = np.random.default_rng(0).permutation(head.draft_token_ids)
+    known = head.draft_token_ids
+    head.draft_token_ids = np.random.default_rng(0).permutation(known)
     assert levels(core, plain_model, NOTICED) < before / 2
+    assert levels(core, plain_model, NOTICED) < before / 8
+    head.draft_token_ids = known
+    assert levels(core, plain_model, NOTICED) > before / 2

@@ -28,7 +28,7 @@ _WIDTH: Final = 4
 _LEVELS: Final = 8
 _LEAST: Final = 0.02  # a path less likely is not kept, however cheap rows are
 _AMORTISED: Final = 16  # steps over which tokens that a drafter has missed are paid off
-_PROBING: Final = 0.015  # share of time for passes that are not expected to pay
+_PROBING: Final = 0.015  # share of time for passes that are not expected to pay, and do not
 _LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass
 _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
@@ -37,7 +37,7 @@ _CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is
 _WORTH_IT: Final = 0.02  # plain steps gained a step: less is not told from luck
 _CLEAR: Final = 0.3  # plain steps gained a step
 _LEARN: Final = 0.2  # of the length of plain steps, a plain step
-_LONGEST_REST: Final = 256  # steps without drafts, before another trial
+_LONGEST_REST: Final = 128  # steps without drafts, before another trial
 
 
 @dataclass(slots=True)
@@ -96,6 +96,34 @@ class _Trial:
         self.net, self.steps = 0.0, 0
 
 
+@dataclass(slots=True)
+class _Probes:
+    """A budget for passes that are not expected to pay. One that pays nevertheless costs nothing:
+    where things have changed for the better, the next follows at once."""
+
+    credit: float = 0.0  # seconds
+    spent: float = 0.0  # seconds of this step's probe, 0 if there is none
+    price: float = 0.0
+    row_price: float = 0.0  # tokens
+
+    def earn(self, plain_seconds: float) -> None:
+        self.credit = min(self.credit, 10 * plain_seconds) + _PROBING * plain_seconds
+        self.spent = 0.0
+
+    def spend(self, seconds: float, costs: StepCosts, row_price: float) -> bool:
+        if seconds > self.credit:
+            return False
+        self.credit -= seconds
+        self.spent, self.price, self.row_price = seconds, costs.price, row_price
+        return True
+
+    def found(self, before: Sequence[float], after: Sequence[float]) -> None:
+        """Probabilities of the children of a node that was run, without the pass and with."""
+        worth, known = (sum(max(0.0, p - self.row_price) for p in some) for some in (after, before))
+        if worth - known > self.price * self.spent:
+            self.credit += self.spent
+
+
 class CastBuilder(Builder):
     """One for all sequences: they compete for rows, and the likeliest nodes win."""
 
@@ -104,7 +132,7 @@ class CastBuilder(Builder):
         self._records: dict[str, _Record] = {}
         self._weights: dict[str, float] = {}
         self._asked: list[bool] = []  # whom the drafter was asked to draft for, in this step
-        self._credit = 0.0  # seconds of passes that need not pay
+        self._probes = _Probes()
         self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
@@ -116,7 +144,7 @@ class CastBuilder(Builder):
             one.request_id: self._records.get(one.request_id) or _Record() for one in seats
         }
         self._weights = {one.request_id: one.weight for one in seats}
-        self._credit = min(self._credit, 10 * costs.verify(0)) + _PROBING * costs.verify(0)
+        self._probes.earn(costs.verify(0))
         row_price = marginal_price([], costs, ahead=len(seats))
         limits = [
             self._limits(seat, costs, row_price / seat.weight)
@@ -166,7 +194,7 @@ class CastBuilder(Builder):
         if values[best] > 0:
             chosen = order[: best + 1]
         else:
-            chosen = self._probe(frontiers, costs) if level == 0 else order[:0]
+            chosen = self._probe(frontiers, costs, threshold) if level == 0 else order[:0]
         widths: list[int] = np.bincount(owners[chosen], minlength=len(frontiers)).tolist()
         return widths
 
@@ -177,9 +205,11 @@ class CastBuilder(Builder):
         children: Sequence[Sequence[Sequence[float]]],
     ) -> None:
         for frontier, found in zip(frontiers, children, strict=True):
-            if found:
-                for before, after in zip(frontier.free(len(found)), found, strict=True):
-                    self._prospects.learn(level, before, after)
+            if not found:
+                continue
+            for before, after in zip(frontier.free(len(found)), found, strict=True):
+                self._prospects.learn(level, before, after)
+                self._probes.found(before, after)
 
     def choose(
         self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts
@@ -236,12 +266,12 @@ class CastBuilder(Builder):
             record.pause = record.next_pause
             record.next_pause = min(_LONGEST_PAUSE, 2 * record.next_pause)
 
-    def _probe(self, frontiers: Sequence[Frontier], costs: StepCosts) -> NDArray[np.int64]:
+    def _probe(
+        self, frontiers: Sequence[Frontier], costs: StepCosts, row_price: float
+    ) -> NDArray[np.int64]:
         """The cheapest root, if there is time for a pass that is not expected to pay."""
         able = [i for i, one in enumerate(frontiers) if one.log_probs]
         cheapest = min(able, key=lambda i: frontiers[i].num_rows)
-        seconds = costs.draft(frontiers[cheapest].num_rows)
-        if seconds > self._credit:
+        if not self._probes.spend(costs.draft(frontiers[cheapest].num_rows), costs, row_price):
             return np.array([], np.int64)
-        self._credit -= seconds
         return np.array([able.index(cheapest)], np.int64)
