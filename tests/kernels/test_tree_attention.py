@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from attention_steps import make_rows, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows, tree_attention
+from cast_kernels.tree_attention import AttentionPlan, tree_attention
 from cast_kernels.tree_attention.reference import tree_attention_reference
 
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
@@ -30,19 +31,6 @@ SHAPES = {
 }
 
 
-def make_rows(rng, slots_L, context, chunk, nodes) -> tuple[SequenceRows, list[int]]:
-    """A chunk of a prompt with a random tree behind it; also every row's parent row."""
-    parents = [*range(-1, chunk - 1)]
-    parents += [int(rng.integers(chunk - 1, row)) for row in range(chunk, chunk + nodes)]
-    mask_RR = np.eye(len(parents), dtype=np.bool_)
-    depths_R = np.zeros(len(parents), np.int64)
-    for row, parent in enumerate(parents):
-        if parent >= 0:
-            mask_RR[row] |= mask_RR[parent]
-            depths_R[row] = depths_R[parent] + 1
-    return SequenceRows(slots_L, mask_RR, depths_R), parents
-
-
 def make_step(shape, *, key_heads, group, head_dim, dtype, seed=0, idle=0):
     """Queries, a cache that is NaN wherever nothing was written, rows and their parents."""
     rng = np.random.default_rng(seed)
@@ -61,11 +49,6 @@ def make_step(shape, *, key_heads, group, head_dim, dtype, seed=0, idle=0):
     num_rows = sum(one.num_rows for one in rows) + idle
     q = torch.randn(num_rows, key_heads * group, head_dim).to(dtype)
     return q, cache, rows, parents
-
-
-def relative_error(out, q, cache, rows, **options) -> float:
-    right = tree_attention_reference(q.double(), cache, rows, **options)
-    return float((out.double() - right).norm() / right.norm())
 
 
 def attend(q, cache, rows, **options):
