@@ -1,14 +1,7 @@
 from __future__ import annotations
 
-import os
-
 import pytest
-import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
-
-import tiny_models  # imports triton, which reads the variable
+import tiny_models
 
 
 @pytest.fixture(scope="session", autouse=True)
