@@ -23,7 +23,7 @@ from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.measuring import Effort, measure_profile
 from cast_server.profiling.scratch import fill_context, fits
 
-SHORT = Effort(budget_seconds=0.3, max_rows=8, contexts=(32, 96))
+SHORT = Effort(budget_seconds=1.5, max_rows=8, contexts=(32, 96))
 VOCAB, WIDTH = tiny_models.VOCAB_SIZE, tiny_models.SIZES["hidden_size"]
 
 
