@@ -182,9 +182,8 @@ def test_who_pauses_comes_back_while_others_draft() -> None:
 @pytest.mark.parametrize(
     ("tokens", "drafted_seconds", "plain_seconds", "last", "most"),
     [
-        # Steps with drafts take twice as long and bring a quarter more; nobody predicts it. What is
-        # left are trials of 8 steps between rests of 128.
-        (5.0, 2.0, 1.0, 300, 24),
+        # Steps with drafts take twice as long and bring a quarter more; nobody predicts it.
+        (5.0, 2.0, 1.0, 300, 16),
         # By prediction drafts gain 10 %; but plain steps take 0.7 of what is predicted.
         (4.4, 1.0, 0.7, 200, 60),
     ],

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cast_kernels.tree_attention import SequenceRows, kernel, tiling
+from cast_kernels.tree_attention.merge import merge
 from cast_kernels.tree_attention.paged import PagedBatch, pack
 
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
@@ -152,6 +153,21 @@ def test_any_ragged_batch(shape, window, num_splits, seed) -> None:
     options = {"scale": 0.25, "window": window}
     out = attend(q, cache, rows, num_splits=num_splits, **options)
     assert relative_error(out, q, cache, rows, **options) < 1e-5
+
+
+def test_splits_that_saw_nothing_are_not_read() -> None:
+    partial = torch.randn(3, 2, 1, 20)
+    lse = torch.tensor([[0.0, -torch.inf], [1.0, 5.0], [-torch.inf, -torch.inf]])[:, :, None]
+    partial[lse == -torch.inf] = torch.nan
+    out = torch.full((2, 1, 20), 7.0)
+    merge(partial, lse, torch.tensor([0, 2], dtype=torch.int32), out)
+    torch.testing.assert_close(out[0], (partial[0, 0] + 2 * partial[1, 0]) / 3)
+    torch.testing.assert_close(out[1], partial[1, 1])
+
+
+def test_head_dims_beyond_the_tiles_are_refused() -> None:
+    with pytest.raises(AssertionError, match="up to 256, got 512"):
+        tiling.choose_config(16, 512, torch.bfloat16)
 
 
 def test_masks_are_packed_from_the_lowest_bit() -> None:

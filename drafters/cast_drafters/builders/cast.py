@@ -37,7 +37,7 @@ _CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is
 _WORTH_IT: Final = 0.02  # plain steps gained a step: less is not told from luck
 _CLEAR: Final = 0.3  # plain steps gained a step
 _LEARN: Final = 0.2  # of the length of plain steps, a plain step
-_LONGEST_REST: Final = 128  # steps without drafts, before another trial
+_LONGEST_REST: Final = 160  # steps without drafts, before another trial
 
 
 @dataclass(slots=True)

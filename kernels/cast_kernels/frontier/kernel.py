@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cast_kernels.compilation import Compilation
+from cast_kernels.ordering import to_ordered
 
 
 class Config(NamedTuple):
@@ -59,9 +60,7 @@ def frontier(log_probs_BC: Tensor, log_weights_B: Tensor, num_rows: int) -> tupl
 @triton.jit
 def _to_key(worth):
     """uint32 that is greater for a greater float32; 0 for -inf alone."""
-    bits = tl.where(worth == 0, 0.0, worth).to(tl.int32, bitcast=True)  # -0 and 0 are a tie
-    # Negative floats fall as their bits rise: all are turned over. The sign then goes on top.
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(tl.uint32, bitcast=True) ^ 0x80000000
+    ordered = to_ordered(worth).to(tl.uint32, bitcast=True) ^ 0x80000000
     return tl.where(worth == -float("inf"), tl.zeros_like(ordered), ordered)
 
 

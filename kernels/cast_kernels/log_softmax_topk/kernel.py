@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cast_kernels.compilation import Compilation
+from cast_kernels.ordering import from_ordered, to_ordered
 
 
 class Config(NamedTuple):
@@ -78,18 +79,13 @@ def log_softmax_topk(logits_NV: Tensor, k: int, config: Config = DEFAULT) -> tup
 @triton.jit
 def _to_key(logit, index):
     """int64 that is greater for a greater float32, and for a lower index among equals."""
-    bits = tl.where(logit == 0, 0.0, logit).to(tl.int32, bitcast=True)  # -0 and 0 are a tie
-    # Negative floats fall as their bits rise: all but the sign are turned over.
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
+    return (to_ordered(logit).to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
 
 
 @triton.jit
 def _from_key(key):
     """The logit and the index."""
-    ordered = (key >> 32).to(tl.int32)
-    bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
-    return bits.to(tl.float32, bitcast=True), 0x7FFFFFFF - (key & 0x7FFFFFFF)
+    return from_ordered((key >> 32).to(tl.int32)), 0x7FFFFFFF - (key & 0x7FFFFFFF)
 
 
 @triton.jit

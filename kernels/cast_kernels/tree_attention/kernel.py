@@ -1,7 +1,7 @@
 """Tree attention over paged keys: split-KV, with query rows and heads packed into one matrix tile.
 
-Grid: ((B + 1) * row tiles, K, splits), then (N, H) to merge the splits; the tiles behind the last
-sequence copy idle rows. Tile: BLOCK_M pairs (row, query head of one key head), so that the keys of
+Grid: ((B + 1) * row tiles, K, splits), then `merge`; the tiles behind the last sequence copy idle
+rows. Tile: BLOCK_M pairs (row, query head of one key head), so that the keys of
 a head are read once for all of them, against BLOCK_L keys. The splits share the context; the tree's
 keys, the only ones with a mask, belong to the last. Bytes moved: see `tiling.traffic`.
 Online softmax as in FlashAttention-2 (arXiv:2307.08691), splits as in Flash-Decoding.
@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cast_kernels.compilation import Compilation
+from cast_kernels.tree_attention.merge import merge
 from cast_kernels.tree_attention.paged import PagedBatch
 from cast_kernels.tree_attention.tiling import (
     CONFIGS,
@@ -65,13 +66,13 @@ def tree_attention(
             packed=batch.max_rows * group,
         )
     out_NHD = torch.empty_like(q_NHD)
+    if num_rows == 0:
+        return out_NHD
     partial_ZNHD, lse_ZNH = out_NHD, out_NHD
     if num_splits > 1:
         shape = (num_splits, num_rows, heads)
         partial_ZNHD = q_NHD.new_empty((*shape, head_dim), dtype=torch.float32)
         lse_ZNH = q_NHD.new_empty(shape, dtype=torch.float32)
-    if num_rows == 0:
-        return out_NHD
     k_S, v_S = kv_cache_S2KD.unbind(1)
     options = {"maxnreg": MAX_REGISTERS} if _is_nvidia(q_NHD.device) else {}
     _split_kernel[((batch.size + 1) * tiles, key_heads, num_splits)](
@@ -118,21 +119,7 @@ def tree_attention(
         **options,
     )
     if num_splits > 1:
-        _merge_kernel[(num_rows, heads)](
-            partial_ZNHD,
-            lse_ZNH,
-            batch.cu_rows_B1,
-            out_NHD,
-            batch.size,
-            num_rows,
-            num_splits,
-            out_NHD.stride(0),
-            out_NHD.stride(1),
-            HEAD_DIM=head_dim,
-            BLOCK_D=max(16, triton.next_power_of_2(head_dim)),
-            BLOCK_Z=triton.next_power_of_2(num_splits),
-            num_warps=4,
-        )
+        merge(partial_ZNHD, lse_ZNH, batch.cu_rows_B1, out_NHD)
     return out_NHD
 
 
@@ -371,35 +358,6 @@ def _split_kernel(
         tl.store(out_ptr + o_out_M[:, None] + o_D[None, :], out_MD, m_MD)
 
 
-@triton.jit
-def _merge_kernel(
-    partial_ptr,
-    lse_ptr,
-    cu_rows_ptr,
-    out_ptr,
-    batch,
-    num_rows,
-    splits,
-    out_row,
-    out_head,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_Z: tl.constexpr,
-):
-    i_row, i_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    if i_row >= tl.load(cu_rows_ptr + batch):
-        return
-    o_Z, o_D = tl.arange(0, BLOCK_Z), tl.arange(0, BLOCK_D)
-    m_D = o_D < HEAD_DIM
-    o_part_Z = (o_Z * num_rows.to(tl.int64) + i_row) * tl.num_programs(1) + i_head
-    lse_Z = tl.load(lse_ptr + o_part_Z, o_Z < splits, other=-float("inf"))
-    weight_Z = tl.exp2(lse_Z - tl.max(lse_Z))  # a row sees at least itself: one split has a sum
-    m_ZD = (weight_Z > 0)[:, None] & m_D[None, :]
-    part_ZD = tl.load(partial_ptr + o_part_Z[:, None] * HEAD_DIM + o_D[None, :], m_ZD, other=0.0)
-    out_D = tl.sum(part_ZD * weight_Z[:, None], 0) / tl.sum(weight_Z)
-    tl.store(out_ptr + i_row * out_row + i_head * out_head + o_D, out_D, m_D)
-
-
 def compilations() -> Iterator[Compilation]:
     """Every configuration in 16 bits, plain and with all options, then caches in float8."""
     for config in CONFIGS:
@@ -408,14 +366,6 @@ def compilations() -> Iterator[Compilation]:
         yield _compilation(config, "bf16", "fp8e5", has_options=False)
     yield _compilation(CONFIGS[1], "bf16", "fp8e4nv", has_options=False, beside=("sm_80",))
     yield _compilation(FLOAT32, "fp32", "fp32", has_options=False)
-    signature = {"partial_ptr": "*fp32", "lse_ptr": "*fp32", "cu_rows_ptr": "*i32"}
-    signature |= {"out_ptr": "*bf16", "batch": "i32", "num_rows": "i32", "splits": "i32"}
-    signature |= {"out_row": "i64", "out_head": "i64"}
-    for splits in (2, 64):
-        blocks = {"HEAD_DIM": 128, "BLOCK_D": 128, "BLOCK_Z": splits}
-        signature |= dict.fromkeys(blocks, "constexpr")
-        name, aligned = f"tree_attention_merge_{splits}", ("out_row", "out_head")
-        yield Compilation(name, _merge_kernel, signature, blocks, 4, 1, aligned=aligned)
 
 
 def _compilation(

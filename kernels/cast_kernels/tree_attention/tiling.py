@@ -23,12 +23,14 @@ CONFIGS: Final = (
     Config(64, 16, 256, 8, 2),
 )
 FLOAT32: Final = Config(16, 16, 256, 4, 2)  # products without tensor cores: registers are the limit
+MAX_HEAD_DIM: Final = FLOAT32.max_head_dim
 _BUSY: Final = 2  # programs a processor, so that one computes while another waits for memory
 _PARTIAL_SHARE: Final = 12  # keys and values are at least so many times the splits' partial results
 
 
 def choose_config(max_packed: int, head_dim: int, dtype: torch.dtype) -> Config:
     """The smallest tile that takes all rows of a sequence, or the largest there is."""
+    assert head_dim <= MAX_HEAD_DIM, f"head dims up to {MAX_HEAD_DIM}, got {head_dim}"
     if dtype == torch.float32:
         return FLOAT32
     least = min(one.max_head_dim for one in CONFIGS if one.max_head_dim >= head_dim)
