@@ -27,7 +27,7 @@ from cast_server.build import build_core, prepare
 from cast_server.config import EngineConfig
 from cast_server.model_files import load_model, resolve_model
 
-_GRID: Final = (0.5, 1.0, 1.5, 2.5, 4.0, 8.0)
+_GRID: Final = (1.0, 1.5, 2.5, 4.0, 6.0)
 _KIND: Final = "cast-paper"
 _COORDINATES: Final = ("reranking", "depth", "breadth")
 
