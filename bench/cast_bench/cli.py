@@ -22,8 +22,10 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "acceptance": "cast_bench.acceptance:main",
         "compare": "cast_bench.compare:main",
         "draft-cost": "cast_bench.draft_cost:main",
+        "kernels": "cast_bench.kernels.cli:main",
         "lossless": "cast_bench.lossless:main",
         "policies": "cast_bench.policies:main",
+        "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
     }
 )

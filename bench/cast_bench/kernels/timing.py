@@ -1,0 +1,87 @@
+"""Seconds of a call with cold caches, and how fast memory is."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from cast_kernels.work import Work
+from cast_profiler.datasheets import data_sheet
+from cast_profiler.device import copy_bandwidth, device_name, read_bandwidth
+
+_LARGEST: Final = 2**30  # bytes that bandwidth is measured with
+_LEAST_FLUSH: Final = 2**28
+_LEAST_SAMPLES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Roof:
+    """What a device can do at most: bytes and operations a second, the latter None where nobody
+    says; bandwidths measured here, and where the roof is from."""
+
+    bytes_per_second: float
+    operations_per_second: float | None
+    copied: float
+    read: float
+    source: str
+
+    def floor_seconds(self, work: Work) -> float:
+        return work.floor_seconds(self.bytes_per_second, self.operations_per_second or math.inf)
+
+
+def measure_roof(device: torch.device, dtype: torch.dtype) -> Roof:
+    """The data sheet's if there is one for the device, else the faster of two measurements: a copy,
+    which counts what it reads and what it writes as STREAM does (McCalpin 1995), and a sum, as it
+    only reads. Operations are those of products of `dtype`."""
+    copied, read = copy_bandwidth(_LARGEST, device), read_bandwidth(_LARGEST, device)
+    sheet = data_sheet(device_name(device))
+    if sheet is None:
+        return Roof(max(copied, read), None, copied, read, "bandwidth measured here")
+    operations = sheet.operations_per_second(dtype)
+    return Roof(
+        sheet.bytes_per_second.value, operations, copied, read, f"data sheet of {sheet.name}"
+    )
+
+
+def times_of(run: Callable[[], Any], device: torch.device, seconds: float) -> list[float]:
+    """Seconds of calls that take about `seconds` together, caches flushed before each."""
+    if device.type == "cuda":
+        return _cuda_times(run, seconds)
+    return _cpu_times(run, seconds)
+
+
+def _cuda_times(run: Callable[[], Any], seconds: float) -> list[float]:
+    """By CUDA events, L2 overwritten before every call."""
+    from triton.testing import do_bench
+
+    milliseconds = do_bench(run, rep=round(1e3 * seconds), return_mode="all")
+    return [one / 1e3 for one in milliseconds]
+
+
+def _cpu_times(run: Callable[[], Any], seconds: float) -> list[float]:
+    flush = torch.ones(max(2 * _cache_bytes(), _LEAST_FLUSH) // 4)
+    run()
+    taken: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(taken) < _LEAST_SAMPLES or time.perf_counter() < end:
+        flush.sum()
+        begin = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - begin)
+    return taken
+
+
+def _cache_bytes() -> int:
+    """Of the largest cache, 0 where the system does not say."""
+    sizes = [0]
+    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = path.read_text().strip()
+        if text.endswith("K"):
+            sizes.append(1024 * int(text[:-1]))
+    return max(sizes)
