@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from cast_kernels.work import Work
 from cast_server.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """Seconds of every call of one backend, or of torch's own function (`is_baseline`)."""
 
@@ -60,9 +61,12 @@ def measure(
             except MismatchError as error:
                 findings.refused[op.name] = str(error)
                 continue
-            for name in right:
-                progress.set_postfix_str(name)
-                findings.results.append(_time(op, case, name, device, roof, seconds))
+            runs = [partial(case.function(name), *case.arguments) for name in right]
+            times = times_of(runs, device, seconds) if runs else []
+            findings.results += [
+                _result(op, case, name, roof, taken)
+                for name, taken in zip(right, times, strict=True)
+            ]
     return findings
 
 
@@ -107,17 +111,13 @@ def _is_right(op: Op, case: Case, name: str, findings: Findings) -> bool:
     return True
 
 
-def _time(
-    op: Op, case: Case, name: str, device: torch.device, roof: Roof, seconds: float
-) -> Result:
-    function = case.function(name)
-    taken = times_of(lambda: function(*case.arguments), device, seconds)
+def _result(op: Op, case: Case, name: str, roof: Roof, taken: Sequence[float]) -> Result:
     return Result(
-        op.name,
-        op.shape,
-        name,
-        name in case.baselines,
-        op.work,
-        roof.floor_seconds(op.work),
-        tuple(taken),
+        op=op.name,
+        shape=op.shape,
+        backend=name,
+        is_baseline=name in case.baselines,
+        work=op.work,
+        floor_seconds=roof.floor_seconds(op.work),
+        seconds=tuple(taken),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,11 +49,14 @@ def measure_roof(device: torch.device, dtype: torch.dtype) -> Roof:
     )
 
 
-def times_of(run: Callable[[], Any], device: torch.device, seconds: float) -> list[float]:
-    """Seconds of calls that take about `seconds` together, caches flushed before each."""
+def times_of(
+    runs: Sequence[Callable[[], Any]], device: torch.device, seconds: float
+) -> list[list[float]]:
+    """Seconds of calls of each of `runs`, about `seconds` in all for each, caches flushed before
+    every call. On a CPU they take turns, so that a machine whose speed drifts treats all alike."""
     if device.type == "cuda":
-        return _cuda_times(run, seconds)
-    return _cpu_times(run, seconds)
+        return [_cuda_times(run, seconds) for run in runs]
+    return _cpu_times(runs, seconds * len(runs))
 
 
 def _cuda_times(run: Callable[[], Any], seconds: float) -> list[float]:
@@ -64,16 +67,18 @@ def _cuda_times(run: Callable[[], Any], seconds: float) -> list[float]:
     return [one / 1e3 for one in milliseconds]
 
 
-def _cpu_times(run: Callable[[], Any], seconds: float) -> list[float]:
+def _cpu_times(runs: Sequence[Callable[[], Any]], seconds: float) -> list[list[float]]:
     flush = torch.ones(max(2 * _cache_bytes(), _LEAST_FLUSH) // 4)
-    run()
-    taken: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(taken) < _LEAST_SAMPLES or time.perf_counter() < end:
-        flush.sum()
-        begin = time.perf_counter()
+    for run in runs:
         run()
-        taken.append(time.perf_counter() - begin)
+    taken: list[list[float]] = [[] for _ in runs]
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < _LEAST_SAMPLES or time.perf_counter() < end:
+        for run, own in zip(runs, taken, strict=True):
+            flush.sum()
+            begin = time.perf_counter()
+            run()
+            own.append(time.perf_counter() - begin)
     return taken
 
 
