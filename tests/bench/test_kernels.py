@@ -10,7 +10,7 @@ import torch
 
 from cast_bench import cli
 from cast_bench.kernels import ops as ops_module
-from cast_bench.kernels.measuring import measure, refuse_interpreter
+from cast_bench.kernels.measuring import Findings, measure, refuse_interpreter
 from cast_bench.kernels.ops import OPS, Op, ops
 from cast_bench.kernels.report import markdown, quartiles
 from cast_bench.kernels.shapes import ModelShape, Step
@@ -171,6 +171,12 @@ def test_memory_here_is_measured() -> None:
     assert 1e8 < roof.copied < 1e13
     assert roof.bytes_per_second == max(roof.copied, roof.read)
     assert roof.operations_per_second is None
+
+
+def test_a_machine_whose_memory_changes_meanwhile_is_told_of() -> None:
+    for after, is_disturbed in ((1.1e10, False), (1.3e10, True), (0.5e10, True)):
+        told = markdown(Findings(), replace(ROOF, copied_after=after))
+        assert ("The machine was disturbed" in told) == is_disturbed
 
 
 def test_quartiles_of_one_and_of_many() -> None:

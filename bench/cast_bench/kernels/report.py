@@ -21,6 +21,11 @@ def markdown(findings: Findings, roof: Roof) -> str:
         "|---|---|---|---|---|---|---|---|",
         *map(_line, findings.results),
     ]
+    if roof.is_disturbed and roof.copied_after is not None:
+        lines.append(
+            f"\nThe machine was disturbed: when all was done, memory copied at "
+            f"{roof.copied_after / 1e9:.1f} GB/s. Measure again."
+        )
     lines += [f"\n{what} cannot be used here: {why}" for what, why in findings.skipped.items()]
     return "\n".join(lines)
 

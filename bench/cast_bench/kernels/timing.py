@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ import torch
 from cast_kernels.work import Work
 from cast_profiler.datasheets import data_sheet
 from cast_profiler.device import copy_bandwidth, device_name, read_bandwidth
+from cast_profiler.samples import HEAT
 
 _LARGEST: Final = 2**30  # bytes that bandwidth is measured with
 _LEAST_FLUSH: Final = 2**28
@@ -23,13 +24,20 @@ _LEAST_SAMPLES: Final = 5
 @dataclass(frozen=True, slots=True)
 class Roof:
     """What a device can do at most: bytes and operations a second, the latter None where nobody
-    says; bandwidths measured here, and where the roof is from."""
+    says; where that is from; bandwidths measured here, of a copy also when all is done."""
 
     bytes_per_second: float
     operations_per_second: float | None
     copied: float
     read: float
     source: str
+    copied_after: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether the memory became slower or faster meanwhile by more than a reference may."""
+        after = self.copied if self.copied_after is None else self.copied_after
+        return max(after, self.copied) > HEAT * min(after, self.copied)
 
     def floor_seconds(self, work: Work) -> float:
         return work.floor_seconds(self.bytes_per_second, self.operations_per_second or math.inf)
@@ -47,6 +55,11 @@ def measure_roof(device: torch.device, dtype: torch.dtype) -> Roof:
     return Roof(
         sheet.bytes_per_second.value, operations, copied, read, f"data sheet of {sheet.name}"
     )
+
+
+def measured_again(roof: Roof, device: torch.device) -> Roof:
+    """With `copied_after`."""
+    return replace(roof, copied_after=copy_bandwidth(_LARGEST, device))
 
 
 def times_of(
