@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     core = build_core(config, model, tokenizer)
     step = plain_step(core, chat_ids(tokenizer, " ".join(PROMPTS))[-args.context :])
     assert isinstance(core.drafter, EagleDrafter)
-    level = HeadLevel(core, core.drafter.head, GridPoint(args.rows, 1, args.context))
+    level = HeadLevel(core, core.drafter, GridPoint(args.rows, 1, args.context))
     times: dict[str, list[float]] = {"target step": [], "draft level": []}
     for _ in range(args.rounds):
         for name, run in (("target step", step), ("draft level", level)):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cast_drafters.calibration import Calibration
 from cast_drafters.tree import DraftTree
+from cast_kernels.backend import TORCH, Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,7 @@ class TargetParts:
 
     embedding_VE: its input embeddings. `num_slots` is the size of its KV cache in tokens. `name` is
     that of a built-in model, or its directory. `model` is transformers' module, packed already.
+    `backend` is what the target's operations run on.
     """
 
     name: str
@@ -125,6 +127,7 @@ class TargetParts:
     num_slots: int
     dtype: torch.dtype
     device: torch.device
+    backend: Backend = TORCH
 
     @property
     def hidden_size(self) -> int:
@@ -173,7 +176,11 @@ class HiddenObserver(Protocol):
     layer_ids: tuple[int, ...]
 
     def record(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
-        """Rows just computed. slots_M: int64 cache slots; hidden: one [M, E] for each layer id."""
+        """Rows just computed. slots_M: int64 cache slots; hidden: one [M, E] for each layer id.
+
+        A slot of -1 is nobody's: what is told of it must harm none. Both methods may be recorded in
+        a CUDA graph, and must not wait for the device.
+        """
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
-        """Rows that were accepted go to other slots, as their keys and values do."""
+        """Rows that were accepted go to other slots, as their keys and values do; -1 as above."""

@@ -11,9 +11,15 @@ import torch
 
 from cast_drafters.base import Drafter, HiddenObserver, TargetParts
 from cast_drafters.calibration import Calibration
+from cast_drafters.eagle.drafter import EagleDrafter
+from cast_drafters.eagle.passes import DevicePasses
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
 from cast_drafters.shipped import has_shipped_head
+from cast_kernels.backend import Backend, choose_backend
+from cast_kernels.graphs import bucket_sizes
+from cast_kernels.tree_attention.fixed import Size
+from cast_kernels.tree_attention.paged import WORD_BITS
 from cast_profiler.cost import CostModel, RooflineCost
 from cast_profiler.datasheets import data_sheet
 from cast_profiler.device import device_name
@@ -22,8 +28,10 @@ from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.core import EngineCore
+from cast_server.engine.device_pass import DevicePass
 from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cache_shape
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
+from cast_server.engine.target_pass import HostPass, TargetPass
 from cast_server.errors import ConfigError
 from cast_server.model_files import cache_root, load_model, resolve_model
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
@@ -96,7 +104,8 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         parse_policy(config.policy)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
-    runner = ModelRunner(model, num_blocks * config.block_size, device)
+    backend = _backend(config, device)
+    runner = ModelRunner(model, num_blocks * config.block_size, device, backend)
     drafter = _make_drafter(config, runner)
     limits = SchedulerLimits(
         max_num_seqs=config.max_num_seqs,
@@ -108,6 +117,7 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     scheduler = Scheduler(BlockPool(num_blocks, config.block_size), limits)
     return EngineCore(
         runner,
+        _make_pass(config, runner, limits, drafter),
         scheduler,
         drafter,
         tokenizer,
@@ -151,6 +161,33 @@ def _guessed_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, flo
     return sheet.bytes_per_second.value, sheet.operations_per_second(dtype) or operations
 
 
+def _make_pass(
+    config: EngineConfig, runner: ModelRunner, limits: SchedulerLimits, drafter: Drafter
+) -> TargetPass:
+    """Of the target; the drafter's are made to go with it."""
+    if not runner.backend.is_static:
+        return HostPass(runner)
+    is_cuda = runner.device.type == "cuda"
+    most = min(max(config.max_draft_rows, config.max_num_seqs), limits.max_batched_tokens)
+    largest = Size(
+        rows=most,
+        longest=most,
+        sequences=min(most, limits.max_num_seqs),
+        pages=-(-limits.max_model_len // config.block_size),
+        words=-(-most // WORD_BITS),
+    )
+    buckets = bucket_sizes(config.cuda_graphs, most)
+    target = DevicePass(runner, buckets, largest, config.block_size)
+    if isinstance(drafter, EagleDrafter):
+        size = (largest.sequences, limits.max_model_len)
+        drafter.passes = passes = DevicePasses(drafter.head, buckets, *size)
+        if is_cuda:
+            passes.capture()
+    if is_cuda:
+        target.capture()
+    return target
+
+
 def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
     options: dict[str, Any] = {"head": Path(config.head)} if config.head else {}
     name = config.drafter
@@ -169,6 +206,7 @@ def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
         num_slots=runner.kv_cache_YS2KD.shape[1],
         dtype=runner.dtype,
         device=runner.device,
+        backend=runner.backend,
     )
     try:
         drafter = create_drafter(name, target, **options)
@@ -177,6 +215,13 @@ def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
     if isinstance(drafter, HiddenObserver):
         runner.watch(drafter)
     return drafter
+
+
+def _backend(config: EngineConfig, device: torch.device) -> Backend:
+    try:
+        return choose_backend(device, config.kernels)
+    except ValueError as cause:
+        raise ConfigError(f"--kernels {config.kernels}: {cause}") from cause
 
 
 def _device(name: str) -> torch.device:

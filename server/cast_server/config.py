@@ -21,6 +21,15 @@ class EngineConfig(BaseModel):
         "auto", description="weights and KV cache; auto is bfloat16"
     )
     device: str = Field("auto", description="cpu, cuda, cuda:1 …; auto takes a GPU if there is one")
+    kernels: Literal["auto", "torch", "triton"] = Field(
+        "auto", description="what attention and the like run on; auto is triton on a GPU"
+    )
+    cuda_graphs: int = Field(
+        12,
+        ge=0,
+        description="on a GPU, how many numbers of rows steps are padded to, each with a recorded "
+        "CUDA graph; 0 records none",
+    )
     drafter: str = Field(
         "auto",
         description="where draft tokens come from: eagle (a trained head and n-grams), ngram (the "

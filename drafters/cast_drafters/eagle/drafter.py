@@ -36,6 +36,7 @@ from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.growing import Growth, by_sequence, heat
+from cast_drafters.eagle.passes import Level, make_passes
 from cast_drafters.eagle.served import HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
@@ -77,7 +78,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         max_catch_up: int = 512,
     ) -> None:
         self.layer_ids = head.layer_ids
-        self.head = head
+        self.head, self.passes = head, make_passes(head)
         self._text, self._store = text, store
         self._sources = [source for source in (text, store) if source is not None]
         self._pool = pool or Pool.default()
@@ -183,7 +184,7 @@ class EagleDrafter(Drafter, HiddenObserver):
     # Catching up
 
     def _catch_up(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
-        """Hidden states after each sequence's last row, and the sequences that are up to date."""
+        """The sequences that are up to date now, and the logits of what follows their last rows."""
         begins = [self.stamps.first_missing(one) for one in contexts]
         ends = [
             min(len(one.token_ids), begin + self._max_catch_up)
@@ -197,15 +198,21 @@ class EagleDrafter(Drafter, HiddenObserver):
             before.append(one.slots_L[begin - 1 : end - 1])
             chain_RR = np.tri(end - begin, dtype=np.bool_)
             rows.append(SequenceRows(one.slots_L[1:end], chain_RR, np.arange(end - begin)))
-        batch = HeadRows(
-            np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots), rows
-        )
-        out_NH = self.head.forward(batch, self.head.fused(np.concatenate(before)))
-        for one, begin, end in zip(contexts, begins, ends, strict=True):
-            self.stamps.mark(one, begin, end)
         last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
         current = [i for i, one in enumerate(contexts) if ends[i] == len(one.token_ids)]
-        return out_NH[last_rows[current]], current
+        logits_RV = self.passes.run(
+            Level(
+                HeadRows(
+                    np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots), rows
+                ),
+                before_N=np.concatenate(before),
+                wanted_R=last_rows[current],
+                keep_R=np.array([contexts[i].slots_L[-1] for i in current], np.int64),
+            )
+        )
+        for one, begin, end in zip(contexts, begins, ends, strict=True):
+            self.stamps.mark(one, begin, end)
+        return logits_RV, current
 
     # Growing
 
@@ -215,25 +222,22 @@ class EagleDrafter(Drafter, HiddenObserver):
                 source.extend(one.request_id, one.token_ids)
                 source.own(one.request_id, one.owner)
         growths = [Growth(one, self.calibration) for one in contexts]
-        states_RH = self._begin_levels(growths, gate)
+        has_begun = self._begin_levels(growths, gate)
         level = 1
-        while states_RH is not None:
+        while has_begun:
             frontiers = [self._frontier(one) for one in growths]
             nodes = self._runnable(growths, gate.widths(level, frontiers))
             if not nodes:
                 break
-            out_NH = self._run(nodes, states_RH)
-            states_RH = torch.cat([states_RH, self.head.next(out_NH)])
-            self._give_children(nodes, out_NH)
+            self._give_children(nodes, self._run(nodes))
             gate.ran(level, frontiers, [one.found() for one in growths])
             level += 1
         for growth in growths:
             self._go_on_without_head(growth)
         return [one.tree.finish() for one in growths]
 
-    def _begin_levels(self, growths: Sequence[Growth], gate: LevelGate) -> Tensor | None:
-        """Runs the roots that the gate lets through; the states behind them, None if there are
-        none."""
+    def _begin_levels(self, growths: Sequence[Growth], gate: LevelGate) -> bool:
+        """Runs the roots that the gate lets through; whether any has children now."""
         missing = [
             min(
                 self._max_catch_up,
@@ -245,17 +249,17 @@ class EagleDrafter(Drafter, HiddenObserver):
         widths = gate.widths(0, frontiers)
         chosen = [one for one, width in zip(growths, widths, strict=True) if width]
         if not chosen:
-            return None
-        out_NH, current = self._catch_up([one.context for one in chosen])
+            return False
+        logits_RV, current = self._catch_up([one.context for one in chosen])
         nodes = []
         for place, index in enumerate(current):
             chosen[index].place = place
             nodes.append((chosen[index], ROOT))
         if not nodes:
-            return None
-        self._give_children(nodes, out_NH)
+            return False
+        self._give_children(nodes, logits_RV)
         gate.ran(0, frontiers, [one.found() for one in growths])
-        return self.head.next(out_NH)
+        return True
 
     def _frontier(self, growth: Growth, num_rows: int = 0) -> Frontier:
         """What could be run next: the root, which takes `num_rows` rows, or open nodes."""
@@ -291,45 +295,45 @@ class EagleDrafter(Drafter, HiddenObserver):
             for one, width in zip(growths, widths, strict=True)
             for node in one.open[:width]
         ]
-        first_row = sum(one.place is not None for one in growths)
         used = sum(len(one.run) for one in growths)
         room = self.head.num_scratch - used
         if len(chosen) > room:
             chosen = sorted(chosen, key=lambda pair: -pair[0].tree.nodes[pair[1]].log_prob)[:room]
             chosen.sort(key=lambda pair: pair[0].place or 0)
         for offset, (one, node) in enumerate(chosen):
-            one.add_row(node, first_row + used + offset, self.head.num_slots + used + offset)
+            one.add_row(node, self.head.num_slots + used + offset)
         return chosen
 
-    def _run(self, nodes: Sequence[tuple[Growth, int]], states_RH: Tensor) -> Tensor:
-        """One pass of the head over nodes that have just got their rows; [N, H]."""
+    def _run(self, nodes: Sequence[tuple[Growth, int]]) -> Tensor:
+        """One pass of the head over nodes that have just got their rows: logits [N, V]."""
         entries = [one.tree.nodes[node] for one, node in nodes]
-        above = [one.row_of(entry.parent) for (one, _), entry in zip(nodes, entries, strict=True)]
-        batch = HeadRows(
+        above = [one.slot_of(entry.parent) for (one, _), entry in zip(nodes, entries, strict=True)]
+        slots_N = np.array([one.slot_of(node) for one, node in nodes])
+        rows = HeadRows(
             np.array([entry.token for entry in entries]),
             np.array(
                 [one.position + entry.depth for (one, _), entry in zip(nodes, entries, strict=True)]
             ),
-            np.array([one.slots[one.run[node]] for one, node in nodes]),
+            slots_N,
             [one.rows(list(group)) for one, group in by_sequence(nodes)],
         )
-        return self.head.forward(batch, states_RH[above])
+        return self.passes.run(Level(rows, np.array(above), None, keep_R=slots_N))
 
-    def _give_children(self, nodes: Sequence[tuple[Growth, int]], out_NH: Tensor) -> None:
+    def _give_children(self, nodes: Sequence[tuple[Growth, int]], logits_NV: Tensor) -> None:
         sampled = [i for i, (one, _) in enumerate(nodes) if one.context.temperature > 0]
         widest = max(one.context.limits.max_width for one, _ in nodes)
         count = max(widest, _MAX_CANDIDATES if sampled else 0)
-        log_q_NV = self.head.log_probs(out_NH)
-        top = log_q_NV.topk(min(count, log_q_NV.shape[1]))
-        ids_NK = self.head.draft_token_ids[top.indices.cpu().numpy()]
-        q_NK = top.values.exp().tolist()
+        count = min(count, logits_NV.shape[1])
+        log_q_NK, index_NK = self.head.backend.log_softmax_topk(logits_NV, count)
+        ids_NK = self.head.draft_token_ids[index_NK.cpu().numpy()]
+        q_NK = log_q_NK.exp().tolist()
         guesses = [
             list(zip(tokens, q, strict=True))[: one.context.limits.max_width]
             for (one, _), tokens, q in zip(nodes, ids_NK.tolist(), q_NK, strict=True)
         ]
         if sampled:
             chosen = [nodes[i] for i in sampled]
-            heated = heat(chosen, log_q_NV[sampled], top.values[sampled])
+            heated = heat(chosen, logits_NV[sampled], index_NK[sampled])
             for i, ranked in zip(
                 sampled, self._couple(chosen, ids_NK[sampled], heated), strict=True
             ):

@@ -20,7 +20,7 @@ from cast_kernels.tree_attention import SequenceRows
 class Growth:
     """One sequence's tree, and the rows of the head that belong to it.
 
-    Row `place` of the level that runs the roots is its root's; None while the head has not run.
+    `place`: its number among the sequences whose roots have run; None while the head has not.
     """
 
     def __init__(self, context: DraftContext, calibration: Calibration) -> None:
@@ -35,7 +35,6 @@ class Growth:
         self.open: list[int] = []  # nodes that the next level might run
         self.free: dict[int, list[Child]] = {}  # children that nodes have without the head
         self.last_run: dict[int, list[Child]] = {}  # and those that the last level has given
-        self._rows: list[int] = []
 
     def found(self) -> list[list[float]]:
         """Conditional probabilities of the children that the last level gave, node by node."""
@@ -44,13 +43,13 @@ class Growth:
             [math.exp(child.log_prob) for child in last[node]] for node in self.open if node in last
         ]
 
-    def add_row(self, node: int, row: int, slot: int) -> None:
+    def add_row(self, node: int, slot: int) -> None:
         self.run[node] = len(self.run)
         self.slots.append(slot)
-        self._rows.append(row)
 
-    def row_of(self, node: int) -> int:
-        return (self.place or 0) if node == ROOT else self._rows[self.run[node]]
+    def slot_of(self, node: int) -> int:
+        """Where the head's state behind a node is kept."""
+        return int(self.context.slots_L[-1]) if node == ROOT else self.slots[self.run[node]]
 
     def rows(self, nodes: Sequence[int]) -> SequenceRows:
         """What the last rows, those of `nodes`, see."""
@@ -74,11 +73,11 @@ def by_sequence(
 
 
 def heat(
-    nodes: Sequence[tuple[Growth, int]], log_q_NV: Tensor, top_NK: Tensor
+    nodes: Sequence[tuple[Growth, int]], logits_NV: Tensor, index_NK: Tensor
 ) -> NDArray[np.float64]:
     """The best log-probabilities [N, K] at the temperatures of the nodes' requests."""
     temperature_N1 = torch.tensor([[one.context.temperature] for one, _ in nodes])
-    temperature_N1 = temperature_N1.to(log_q_NV.device)
-    norm_N1 = (log_q_NV / temperature_N1).logsumexp(-1, keepdim=True)
-    heated: NDArray[np.float64] = (top_NK / temperature_N1 - norm_N1).double().cpu().numpy()
+    heated_NV = logits_NV / temperature_N1.to(logits_NV.device)
+    log_q_NK = heated_NV.gather(1, index_NK) - heated_NV.logsumexp(-1, keepdim=True)
+    heated: NDArray[np.float64] = log_q_NK.double().cpu().numpy()
     return heated

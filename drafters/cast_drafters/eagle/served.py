@@ -21,7 +21,7 @@ from torch import Tensor
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
 from cast_kernels.linear import PackedLinear, WideLinear
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows, tree_attention
+from cast_kernels.tree_attention import SequenceRows
 
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
@@ -39,10 +39,34 @@ class HeadRows:
     sequences: Sequence[SequenceRows]
 
 
-class ServedHead:
-    """EAGLE-3 (Li et al. 2025). Of each slot it keeps one fused hidden state of the target [H].
+@dataclass(frozen=True, slots=True)
+class HeadInputs:
+    """Rows of one pass on the device; `plan` is the backend's. Slots of padding rows are -1."""
 
-    Slots are the target's, and `num_scratch` more for rows that only exist while a tree grows.
+    tokens_N: Tensor
+    positions_N: Tensor
+    slots_N: Tensor
+    plan: Any
+
+
+@dataclass(frozen=True, slots=True)
+class LevelInputs:
+    """A pass, from the slots in which its rows' states before them are to those that the states
+    behind `wanted_R`, the rows whose followers are wanted, are kept in; -1 for nowhere. No
+    `wanted_R`: all rows are."""
+
+    rows: HeadInputs
+    before_N: Tensor
+    wanted_R: Tensor | None
+    keep_R: Tensor
+
+
+class ServedHead:
+    """EAGLE-3 (Li et al. 2025). Of each slot it keeps one hidden state [H]: the target's, fused.
+
+    Slots are the target's, and `num_scratch` more for rows that only exist while a tree grows: they
+    keep the head's own states. So does the slot of a sequence's last token, until the target has
+    computed it.
     """
 
     def __init__(
@@ -56,7 +80,7 @@ class ServedHead:
         self.layer_ids = config.layer_ids
         self.draft_token_ids = tensors["draft_token_ids"].numpy()
         self.num_slots, self.num_scratch = target.num_slots, num_scratch
-        self._target = target
+        self._target, self.backend, self.device = target, target.backend, target.device
         dtype, device = target.dtype, target.device
         weight = {name: tensor.to(device) for name, tensor in tensors.items()}
 
@@ -79,7 +103,9 @@ class ServedHead:
         self._rotation_P2D = _rotation(config, num_positions).to(device)
         shape = (target.num_slots + num_scratch, 2, config.num_key_heads, config.head_dim)
         self._kv_cache_S2KD = torch.empty(shape, dtype=dtype, device=device)
-        self._hidden_SH = torch.empty((target.num_slots, config.hidden_size), device=device)
+        # One more than there are slots: its last row is what index -1 stands for.
+        num_states = target.num_slots + num_scratch + 1
+        self._state_SH = torch.empty((num_states, config.hidden_size), device=device)
 
     def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
         """Takes in hidden states of the target, one [M, E] for each layer id."""
@@ -88,29 +114,60 @@ class ServedHead:
         fused_MF = torch.cat([x.float() for x in hidden], -1)
         if self.config.norm_before_fc:
             fused_MF = self._norm(fused_MF, "input_norm.weight")
-        self._hidden_SH[slots_M] = self._fc(fused_MF.to(self._target.dtype)).float()
+        self._state_SH[slots_M] = self._fc(fused_MF.to(self._target.dtype)).float()
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
-        self._hidden_SH[target_M] = self._hidden_SH[source_M]
+        self._state_SH[target_M] = self._state_SH[source_M]
+
+    def keep(self, slots_N: Tensor, hidden_NH: Tensor) -> None:
+        """As the states of these slots, as they are."""
+        self._state_SH[slots_N] = hidden_NH
 
     def fused(self, slots_N: NDArray[np.int64]) -> Tensor:
         """[N, H], float32."""
-        return self._hidden_SH[self._to_device(slots_N)]
+        return self._state_SH[self.to_device(slots_N)]
+
+    def level(self, inputs: LevelInputs) -> Tensor:
+        """Logits of what follows the wanted rows, float32 [R, V].
+
+        Takes no decision that depends on what tensors hold, and asks nothing back: a captured graph
+        can replay it.
+        """
+        out_NH = self.layer(inputs.rows, self._state_SH[inputs.before_N])
+        out_RH = out_NH if inputs.wanted_R is None else out_NH[inputs.wanted_R]
+        if not len(out_RH):
+            return out_RH.new_empty((0, len(self.draft_token_ids)))
+        self.keep(inputs.keep_R, self.next(out_RH))
+        return self.logits(out_RH)
 
     def forward(self, rows: HeadRows, hidden_NH: Tensor) -> Tensor:
         """The next hidden states [N, H], float32, before the final norm."""
-        config, device = self.config, self._target.device
-        embedded_NH = F.embedding(self._to_device(rows.tokens_N), self._embedding_VE)
+        return self.layer(self.inputs(rows), hidden_NH)
+
+    def inputs(self, rows: HeadRows) -> HeadInputs:
+        target = self._target
+        self.reserve(int(rows.positions_N.max()) + 1)
+        return HeadInputs(
+            self.to_device(rows.tokens_N),
+            self.to_device(rows.positions_N),
+            self.to_device(rows.slots_N),
+            self.backend.plan(rows.sequences, target.dtype, target.device),
+        )
+
+    def layer(self, rows: HeadInputs, hidden_NH: Tensor) -> Tensor:
+        """As `forward`, of rows on the device."""
+        config = self.config
+        embedded_NH = F.embedding(rows.tokens_N, self._embedding_VE)
         x_NW, residual_NH = self._read(embedded_NH, hidden_NH)
         qkv_NHD = self._qkv(x_NW.to(self._target.dtype)).unflatten(-1, (-1, config.head_dim))
         rotated = config.num_heads + config.num_key_heads
-        turned = self._rotate(qkv_NHD[:, :rotated], rows.positions_N)
-        kv_N2KD = torch.stack([turned[:, config.num_heads :], qkv_NHD[:, rotated:]], 1)
-        self._kv_cache_S2KD[self._to_device(rows.slots_N)] = kv_N2KD
-        attended_NHD = tree_attention(
-            turned[:, : config.num_heads].contiguous(),
+        qkv_NHD[:, :rotated] = self._rotate(qkv_NHD[:, :rotated], rows.positions_N)
+        kv_N2KD = qkv_NHD[:, config.num_heads :].unflatten(1, (2, config.num_key_heads))
+        self.backend.kv_write(self._kv_cache_S2KD, kv_N2KD, rows.slots_N)
+        attended_NHD = self.backend.tree_attention(
+            qkv_NHD[:, : config.num_heads],
             self._kv_cache_S2KD,
-            AttentionPlan(rows.sequences, self._target.dtype, device),
+            rows.plan,
             scale=config.head_dim**-0.5,
         )
         residual_NH = residual_NH + self._o(attended_NHD.flatten(1))
@@ -125,9 +182,13 @@ class ServedHead:
 
     def log_probs(self, out_NH: Tensor) -> Tensor:
         """Over the draft vocabulary, float32 [N, V]."""
+        return self.logits(out_NH).log_softmax(-1)
+
+    def logits(self, out_NH: Tensor) -> Tensor:
+        """Over the draft vocabulary, float32 [N, V]."""
         normed_NH = self._norm(out_NH, "norm.weight").to(self._target.dtype)
-        log_probs: Tensor = self._lm_head(normed_NH).log_softmax(-1)
-        return log_probs
+        logits: Tensor = self._lm_head(normed_NH)
+        return logits
 
     def _make_lm_head(self, weight: Mapping[str, Tensor]) -> WideLinear:
         return WideLinear(weight["lm_head.weight"].to(self._target.dtype))
@@ -143,17 +204,19 @@ class ServedHead:
         weight = self._norms[name]
         return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
 
-    def _rotate(self, x_NHD: Tensor, positions_N: NDArray[np.int64]) -> Tensor:
-        last = int(positions_N.max())  # known here: asking the device would wait for it
-        if last >= len(self._rotation_P2D):
-            self._rotation_P2D = _rotation(self.config, 2 * last).to(self._target.device)
-        rotation_N2D = self._rotation_P2D[self._to_device(positions_N)]
+    def reserve(self, num_positions: int) -> None:
+        """Positions below that may come."""
+        if num_positions > len(self._rotation_P2D):
+            self._rotation_P2D = _rotation(self.config, 2 * num_positions).to(self._target.device)
+
+    def _rotate(self, x_NHD: Tensor, positions_N: Tensor) -> Tensor:
+        rotation_N2D = self._rotation_P2D[positions_N]
         cos_N1D, sin_N1D = rotation_N2D.unsqueeze(2).unbind(1)
         x = x_NHD.float()
         low, high = x.chunk(2, -1)
-        return (x * cos_N1D + torch.cat([-high, low], -1) * sin_N1D).to(x_NHD.dtype)
+        return x * cos_N1D + torch.cat([-high, low], -1) * sin_N1D
 
-    def _to_device(self, array: NDArray[np.int64]) -> Tensor:
+    def to_device(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._target.device)
 
 

@@ -39,11 +39,11 @@ class ServedHeadV1(ServedHead):
     def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
         """Takes in the residual stream after the target's last layer, one [M, E]."""
         [last_ME] = hidden
-        self._hidden_SH[slots_M] = self._final_norm(last_ME).float()
+        self._state_SH[slots_M] = self._final_norm(last_ME).float()
 
-    def log_probs(self, out_NH: Tensor) -> Tensor:
-        log_probs: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float().log_softmax(-1)
-        return log_probs
+    def logits(self, out_NH: Tensor) -> Tensor:
+        logits: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float()
+        return logits
 
     def _make_lm_head(self, weight: Mapping[str, Tensor]) -> Any:  # noqa: ARG002
         lm_head = self._target.model.get_output_embeddings()

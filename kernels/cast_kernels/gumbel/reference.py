@@ -70,6 +70,16 @@ def gumbel_argmax(scores_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tens
     return torch.cat([_argmax(*part) for part in parts])
 
 
+def gumbel_choice(
+    scores_RV: Tensor, seed_R: Tensor, position_R: Tensor, is_greedy_R: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Tokens, int64 [R], and their log-probabilities, float32 [R]; greedy rows have no noise."""
+    noisy_R = gumbel_argmax(scores_RV, seed_R, position_R)
+    token_R = torch.where(is_greedy_R, scores_RV.argmax(-1), noisy_R)
+    log_prob_RV = scores_RV.float().log_softmax(-1)
+    return token_R, log_prob_RV.gather(1, token_R[:, None])[:, 0]
+
+
 def _argmax(scores_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
     """Noise is only made where it can matter: the best token ends no lower than the top score plus
     the least noise, so a score further below the top than the range of the noise cannot win."""

@@ -147,6 +147,7 @@ class AsyncEngine:
 
     def _run(self) -> None:
         try:
+            self._core.runner.enter_thread()
             while self._take_in():
                 self._deliver(self._core.step())
         except BaseException:

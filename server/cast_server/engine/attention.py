@@ -1,7 +1,7 @@
 """The one attention function that transformers' models call here.
 
 `AttentionInterface` hands over queries, keys and values after rotary embedding; they are written
-into the paged cache and attended through `cast_kernels`. What the step looks like travels as an
+into the paged cache and attended through the step's backend. What the step looks like travels as an
 argument, `forward_batch`, through the model's own keyword arguments.
 """
 
@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
 
-from cast_kernels.tree_attention import tree_attention
 from cast_server.engine.forward_batch import ForwardBatch
 from cast_server.errors import UnsupportedModelError
 
@@ -46,10 +45,11 @@ def attention_forward(  # noqa: PLR0913
     if s_aux is not None:
         raise UnsupportedModelError("The model uses attention sinks, which are not supported.")
     kv_cache_S2KD = forward_batch.kv_caches[module.layer_idx]
+    backend = forward_batch.backend
     kv_M2KD = torch.stack([key_1KND[0], value_1KND[0]]).permute(2, 0, 1, 3)
     kv_M2KD = kv_M2KD[: len(forward_batch.slots_M)]
-    kv_cache_S2KD.index_copy_(0, forward_batch.slots_M, kv_M2KD)
-    out_NHD = tree_attention(
+    backend.kv_write(kv_cache_S2KD, kv_M2KD, forward_batch.slots_M)
+    out_NHD = backend.tree_attention(
         query_1HND[0].transpose(0, 1),
         kv_cache_S2KD,
         forward_batch.plan,

@@ -9,8 +9,6 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_drafters.base import Drafter, VerifyResult
@@ -20,7 +18,6 @@ from cast_profiler.cost import CostModel
 from cast_profiler.drift import CorrectedCost
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
-from cast_server.engine.forward_batch import build_forward_batch
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.planner import Planner, expected_tokens
@@ -28,7 +25,8 @@ from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler
 from cast_server.engine.sequence import Sequence
-from cast_server.engine.verifier import Walk, accept
+from cast_server.engine.target_pass import TargetPass
+from cast_server.engine.verifier import Walk
 from cast_server.errors import EngineFailureError
 
 _log = logging.getLogger(__name__)
@@ -40,6 +38,7 @@ class EngineCore:
     def __init__(
         self,
         runner: ModelRunner,
+        target: TargetPass,
         scheduler: Scheduler,
         drafter: Drafter,
         tokenizer: Any,
@@ -47,7 +46,7 @@ class EngineCore:
         default_policy: str,
         cost: CostModel,
     ) -> None:
-        self.runner = runner
+        self.runner, self.target = runner, target
         self.scheduler = scheduler
         self.planner = Planner(CorrectedCost(cost), drafter)
         self.tokenizer = tokenizer
@@ -137,17 +136,8 @@ class EngineCore:
         ]
         plan.trees = trees
         self.planner.predict(plan)
-        begin_pass = time.perf_counter()
-        batch = build_forward_batch(scheduled, trees, self.runner.kv_caches)
-        logits_RV = self.runner.forward(batch)
-        pass_seconds = time.perf_counter() - begin_pass
-        choosing = [
-            (one.sequence, tree)
-            for one, tree in zip(scheduled, trees, strict=True)
-            if one.reaches_end
-        ]
-        walks = accept(logits_RV, [seq for seq, _ in choosing], [tree for _, tree in choosing])
-        self._move_accepted(walks)
+        verified = self.target.verify(scheduled, trees)
+        walks = verified.walks
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
         chosen_after = time.perf_counter() - begin
@@ -157,12 +147,12 @@ class EngineCore:
             if walk.sequence.num_output:
                 counts = (len(walk.tree), len(walk.accepted), tokens)
                 walk.sequence.count_step(*counts, plan.predicted, chosen_after)
-            outputs.append(self._commit(walk, logits_RV))
+            outputs.append(self._commit(walk, verified.logits_RV))
         self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
-        self.planner.learn(plan, pass_seconds, seconds, sum(expected), num_accepted, num_tokens)
+        self.planner.learn(plan, verified.seconds, seconds, sum(expected), num_accepted, num_tokens)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:
@@ -182,20 +172,6 @@ class EngineCore:
         except OutOfBlocksError:  # pragma: no cover - `room` has counted the free blocks
             return EMPTY_TREE
         return tree
-
-    def _move_accepted(self, walks: Seq[Walk]) -> None:
-        """Accepted keys and values go where plain decoding would have put them."""
-        source: list[NDArray[np.int64]] = []
-        target: list[NDArray[np.int64]] = []
-        for walk in walks:
-            count = len(walk.accepted)
-            if walk.accepted == list(range(count)):
-                continue  # the path is where it belongs, as in any chain
-            root = len(walk.sequence.token_ids)
-            nodes = walk.sequence.slots(root, root + len(walk.tree))
-            source.append(nodes[walk.accepted])
-            target.append(nodes[:count])
-        self.runner.commit(source, target)
 
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:
         before = sequence.num_computed

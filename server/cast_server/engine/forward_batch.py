@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_drafters.tree import DraftTree
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows
+from cast_kernels.backend import Backend
+from cast_kernels.tree_attention import SequenceRows
 from cast_server.engine.scheduler import Scheduled
 
 # Fewer rows cost more: oneDNN multiplies one row by another algorithm, slower than for four, and
@@ -26,20 +27,30 @@ class ForwardBatch:
 
     slots_M: where the keys and values of the M rows that are not idle go.
     logit_rows: the rows whose logits are wanted, in order of sequence and node.
-    kv_caches: one [S, 2, K, D] a layer.
+    plan: the backend's, of the rows that are not idle. kv_caches: one [S, 2, K, D] a layer.
     """
 
     input_ids_N: Tensor
     position_ids_N: Tensor
     slots_M: Tensor
     logit_rows: Tensor
-    plan: AttentionPlan
+    plan: Any
     kv_caches: tuple[Tensor, ...]
+    backend: Backend
 
 
-def build_forward_batch(
-    scheduled: Seq[Scheduled], trees: Seq[DraftTree], kv_caches: tuple[Tensor, ...]
-) -> ForwardBatch:
+@dataclass(frozen=True, slots=True)
+class StepRows:
+    """The rows of a step as the host knows them; none of them idle."""
+
+    token_ids: list[int]
+    positions_N: NDArray[np.int64]
+    slots_N: NDArray[np.int64]
+    sequences: list[SequenceRows]
+    logit_rows: NDArray[np.int64]
+
+
+def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
     """Each sequence brings its pending tokens, then the nodes of its tree behind the last of them.
 
     The blocks of all rows must be reserved. Row r of a sequence is written to the slot of position
@@ -65,18 +76,31 @@ def build_forward_batch(
         if one.reaches_end:
             logit_rows.append(np.arange(num_rows + one.num_tokens - 1, num_rows + end - begin))
         num_rows += end - begin
-    num_idle = max(0, MIN_ROWS - num_rows)
-    token_ids += [0] * num_idle
-    positions.append(np.zeros(num_idle, np.int64))
-    device, dtype = kv_caches[0].device, kv_caches[0].dtype
     none = np.empty(0, np.int64)
+    return StepRows(
+        token_ids,
+        np.concatenate(positions),
+        np.concatenate(slots),
+        rows,
+        np.concatenate([none, *logit_rows]),
+    )
+
+
+def build_forward_batch(
+    rows: StepRows, kv_caches: tuple[Tensor, ...], backend: Backend
+) -> ForwardBatch:
+    """The rows as tensors of just their number, and idle ones where there are too few."""
+    num_idle = max(0, MIN_ROWS - len(rows.token_ids))
+    positions_N = np.concatenate([rows.positions_N, np.zeros(num_idle, np.int64)])
+    device, dtype = kv_caches[0].device, kv_caches[0].dtype
     return ForwardBatch(
-        input_ids_N=torch.tensor(token_ids, device=device),
-        position_ids_N=torch.from_numpy(np.concatenate(positions)).to(device),
-        slots_M=torch.from_numpy(np.concatenate(slots)).to(device),
-        logit_rows=torch.from_numpy(np.concatenate([none, *logit_rows])).to(device),
-        plan=AttentionPlan(rows, dtype, device),
+        input_ids_N=torch.tensor(rows.token_ids + [0] * num_idle, device=device),
+        position_ids_N=torch.from_numpy(positions_N).to(device),
+        slots_M=torch.from_numpy(rows.slots_N).to(device),
+        logit_rows=torch.from_numpy(rows.logit_rows).to(device),
+        plan=backend.plan(rows.sequences, dtype, device),
         kv_caches=kv_caches,
+        backend=backend,
     )
 
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from cast_kernels.linear import PackedLinear, WideLinear
-from cast_kernels.tree_attention import tree_attention
 from cast_server.engine.forward_batch import ForwardBatch
 
 _LAYER_PARTS: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -103,8 +102,8 @@ class FusedDecoderLayer(nn.Module):
             num_written, 2, self.num_key_heads, self.head_dim
         )
         cache_S2KD = batch.kv_caches[self.layer_idx]
-        cache_S2KD.index_copy_(0, batch.slots_M, kv_M2KD)
-        out_NHD = tree_attention(
+        batch.backend.kv_write(cache_S2KD, kv_M2KD, batch.slots_M)
+        out_NHD = batch.backend.tree_attention(
             qkv_NHD[:, : self.num_heads],
             cache_S2KD,
             batch.plan,

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from cast_drafters.base import HiddenObserver
-from cast_kernels.kv_commit import kv_commit
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows
+from cast_kernels.backend import TORCH, Backend
+from cast_kernels.tree_attention import SequenceRows
 from cast_server.engine.attention import ATTENTION_NAME, register_attention
 from cast_server.engine.forward_batch import ForwardBatch
 from cast_server.engine.fusion import fuse_layers, pack_linears, widen_head
@@ -34,9 +34,11 @@ class ModelRunner:
     model does not give the same logits through the paged tree path as by itself.
     """
 
-    def __init__(self, model: Any, num_slots: int, device: torch.device) -> None:
+    def __init__(
+        self, model: Any, num_slots: int, device: torch.device, backend: Backend = TORCH
+    ) -> None:
         self.model = model.eval().to(device)
-        self.device = device
+        self.device, self.backend = device, backend
         self.dtype: torch.dtype = self.model.dtype
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size
@@ -44,15 +46,23 @@ class ModelRunner:
         # Not zeroed: no slot is read before it is written, and memory never used is never taken.
         self.kv_cache_YS2KD = torch.empty(shape, dtype=self.dtype, device=device)
         self.kv_caches: tuple[Tensor, ...] = self.kv_cache_YS2KD.unbind(0)
-        self._observer: HiddenObserver | None = None
+        # Masks are the plan's business. One that looks complete keeps transformers from making its
+        # own, for which it would ask the device where positions jump.
+        self._ready_mask = torch.empty((1, 1, 1, 1), dtype=self.dtype, device=device)
+        self.observer: HiddenObserver | None = None
         self._taps: Taps | None = None
         self._adapt()
+
+    def enter_thread(self) -> None:
+        """To be called by a thread that is going to run passes: CUDA's device is each thread's."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
 
     def watch(self, observer: HiddenObserver | None) -> None:
         """From now on shows the hidden states of every pass to `observer`, if any."""
         if self._taps is not None:
             self._taps.remove()
-        self._observer = observer
+        self.observer = observer
         self._taps = Taps(self.model, observer.layer_ids) if observer is not None else None
 
     @torch.inference_mode()
@@ -64,14 +74,15 @@ class ModelRunner:
         out = self.model(
             input_ids=batch.input_ids_N.unsqueeze(0),
             position_ids=batch.position_ids_N.unsqueeze(0),
+            attention_mask=self._ready_mask,
             use_cache=False,
             logits_to_keep=batch.logit_rows,
             forward_batch=batch,
         )
-        if self._observer is not None and self._taps is not None:
+        if self.observer is not None and self._taps is not None:
             num_written = len(batch.slots_M)
             hidden = [hidden_NE[:num_written] for hidden_NE in self._taps.take()]
-            self._observer.record(batch.slots_M, hidden)
+            self.observer.record(batch.slots_M, hidden)
         logits: Tensor = out.logits[0].float()
         return logits
 
@@ -83,9 +94,12 @@ class ModelRunner:
         source_M, target_M = (
             torch.from_numpy(np.concatenate(slots)).to(self.device) for slots in (source, target)
         )
-        kv_commit(self.kv_cache_YS2KD, source_M, target_M)
-        if self._observer is not None:
-            self._observer.move(source_M, target_M)
+        # In order: no target comes before a source that is still to be read.
+        parts = (slots_M.split(self.backend.max_moves) for slots_M in (source_M, target_M))
+        for source_P, target_P in zip(*parts, strict=True):
+            self.backend.kv_commit(self.kv_cache_YS2KD, source_P, target_P)
+        if self.observer is not None:
+            self.observer.move(source_M, target_M)
 
     @torch.inference_mode()
     def _adapt(self) -> None:
@@ -163,8 +177,9 @@ class ModelRunner:
             position_ids_N=torch.from_numpy(context + rows.depths_C).to(self.device),
             slots_M=torch.from_numpy(rows.slots_L[context:]).to(self.device),
             logit_rows=logit_rows,
-            plan=AttentionPlan([rows], self.dtype, self.device),
+            plan=self.backend.plan([rows], self.dtype, self.device),
             kv_caches=self.kv_caches,
+            backend=self.backend,
         )
 
 

@@ -32,6 +32,13 @@ class Position:
         return self.sequence.num_output + len(self.path)
 
 
+def is_plain(sequence: Sequence) -> bool:
+    """Nothing but temperature and noise stands between logits and choice, now and later on."""
+    params = sequence.params
+    is_whole = params.top_k == 0 and params.top_p >= 1.0 and params.min_p == 0.0
+    return is_whole and _is_plain(Position(sequence))
+
+
 def choose(logits_RV: Tensor, positions: Seq[Position]) -> list[int]:
     """The token that the target chooses at each position. logits_RV: float32, not changed."""
     params = [position.sequence.params for position in positions]

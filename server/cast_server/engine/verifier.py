@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cast_drafters.tree import DraftTree
@@ -30,16 +32,21 @@ class Walk:
     rows: list[int] = field(default_factory=list)
 
 
-def accept(logits_RV: Tensor, sequences: Seq[Sequence], trees: Seq[DraftTree]) -> list[Walk]:
-    """For each sequence the accepted nodes and the chosen tokens, one more than nodes (the bonus).
-
-    logits_RV: float32; each sequence's root row, then its nodes' rows, in order.
-    """
+def begin_walks(sequences: Seq[Sequence], trees: Seq[DraftTree]) -> list[Walk]:
+    """At the roots, whose logit rows come first, each before those of its nodes."""
     walks: list[Walk] = []
     row = 0
     for sequence, tree in zip(sequences, trees, strict=True):
         walks.append(Walk(sequence, tree, row))
         row += 1 + len(tree)
+    return walks
+
+
+def walk_on(logits_RV: Tensor, walks: Seq[Walk]) -> None:
+    """To the ends: the accepted nodes and the chosen tokens, one more than nodes (the bonus).
+
+    logits_RV: float32; each sequence's root row, then its nodes' rows, in order.
+    """
     children = [walk.tree.children() for walk in walks]
     active = list(range(len(walks)))
     while active:
@@ -57,4 +64,19 @@ def accept(logits_RV: Tensor, sequences: Seq[Sequence], trees: Seq[DraftTree]) -
                 walk.accepted.append(child)
                 going_on.append(i)
         active = going_on
-    return walks
+
+
+def moves(walks: Seq[Walk]) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """From which slots to which accepted keys and values go, to be where plain decoding would have
+    put them; of the walks that have any to move."""
+    source: list[NDArray[np.int64]] = []
+    target: list[NDArray[np.int64]] = []
+    for walk in walks:
+        count = len(walk.accepted)
+        if walk.accepted == list(range(count)):
+            continue  # the path is where it belongs, as in any chain
+        root = len(walk.sequence.token_ids)
+        nodes = walk.sequence.slots(root, root + len(walk.tree))
+        source.append(nodes[walk.accepted])
+        target.append(nodes[:count])
+    return source, target

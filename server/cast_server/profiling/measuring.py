@@ -120,7 +120,7 @@ def _draft_passes(
     if isinstance(drafter, EagleDrafter):
         head = drafter.head
         points = grid(min(effort.max_rows, head.num_scratch))
-        yield [(point, HeadLevel(core, head, point)) for point in points]
+        yield [(point, HeadLevel(core, drafter, point)) for point in points]
     elif isinstance(drafter, DraftModelDrafter):
         # Its rows are run one by one: a row a sequence, and no need to measure many.
         points = [p for p in grid(effort.max_rows) if p.rows == p.sequences <= 4]

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits
+from cast_drafters.eagle.drafter import EagleDrafter
+from cast_drafters.eagle.passes import Level
 from cast_drafters.eagle.served import HeadRows, ServedHead
 from cast_drafters.tree import DraftTree, tree_from_arrays
 from cast_kernels.tree_attention import SequenceRows
-from cast_profiler.device import wait_for
 from cast_profiler.grid import GridPoint
 from cast_server.engine.core import EngineCore
-from cast_server.engine.forward_batch import build_forward_batch
 from cast_server.engine.scheduler import Scheduled
 from cast_server.profiling.scratch import lent_blocks, random_normal, scratch_sequences
 
@@ -41,12 +41,11 @@ class VerifyPass:
 
     @torch.inference_mode()
     def __call__(self) -> float:
-        runner = self._core.runner
-        with lent_blocks(self._core, self._sequences, self._point):
+        core = self._core
+        with lent_blocks(core, self._sequences, self._point):
             scheduled = [Scheduled(sequence, 1) for sequence in self._sequences]
             begin = time.perf_counter()
-            runner.forward(build_forward_batch(scheduled, self._trees, runner.kv_caches))
-            wait_for(runner.device)
+            core.target.probe(scheduled, self._trees)
             return time.perf_counter() - begin
 
 
@@ -57,14 +56,14 @@ class HeadLevel:
     the host. Rows go to the head's scratch slots; `fill_head` fills those of the context.
     """
 
-    def __init__(self, core: EngineCore, head: ServedHead, point: GridPoint) -> None:
-        self._head, self._point = head, point
+    def __init__(self, core: EngineCore, drafter: EagleDrafter, point: GridPoint) -> None:
+        self._head, self._passes, self._point = drafter.head, drafter.passes, point
         sequences = scratch_sequences(core, point)
         with lent_blocks(core, sequences, point):
-            self._slots = [sequence.slots(1, point.context).copy() for sequence in sequences]
+            self._slots = [sequence.slots(0, point.context).copy() for sequence in sequences]
         self._tokens_N = np.arange(point.rows) % core.runner.vocab_size
-        shape = (point.rows, head.config.hidden_size)
-        self._hidden_NH = random_normal(shape, core.runner.device)
+        last = [slots[-1] for slots in self._slots]
+        self._before_N = np.repeat(last, point.rows_by_sequence)
 
     @torch.inference_mode()
     def __call__(self) -> float:
@@ -74,17 +73,17 @@ class HeadLevel:
         sequences: list[SequenceRows] = []
         first = 0
         for slots_L, rows in zip(self._slots, point.rows_by_sequence, strict=True):
-            keys_L = np.concatenate([slots_L, scratch_N[first : first + rows]])
+            keys_L = np.concatenate([slots_L[1:], scratch_N[first : first + rows]])
             depths_C = np.ones(rows, np.int64)
             sequences.append(SequenceRows(keys_L, np.eye(rows, dtype=np.bool_), depths_C))
             first += rows
         positions_N = np.full(point.rows, point.context)
         rows_N = HeadRows(self._tokens_N, positions_N, scratch_N, sequences)
-        out_NH = head.forward(rows_N, self._hidden_NH)
-        head.next(out_NH)
-        best = head.log_probs(out_NH).topk(min(_BEST, len(head.draft_token_ids)))
-        best.values.exp().tolist()
-        best.indices.cpu().numpy()
+        logits_NV = self._passes.run(Level(rows_N, self._before_N, None, scratch_N))
+        count = min(_BEST, len(head.draft_token_ids))
+        log_q_NK, index_NK = head.backend.log_softmax_topk(logits_NV, count)
+        index_NK.cpu().numpy()
+        log_q_NK.exp().tolist()
         return time.perf_counter() - begin
 
 
@@ -127,6 +126,7 @@ def fill_head(core: EngineCore, head: ServedHead, slots_M: NDArray[np.int64]) ->
         tokens_R, positions_R = np.arange(count) % core.runner.vocab_size, np.arange(count)
         hidden_RH = random_normal((count, head.config.hidden_size), core.runner.device)
         head.forward(HeadRows(tokens_R, positions_R, slots_R, [chain]), hidden_RH)
+        head.keep(head.to_device(slots_R), hidden_RH)
 
 
 def _tree(num_nodes: int, vocab_size: int) -> DraftTree:

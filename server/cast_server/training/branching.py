@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cast_drafters.eagle.head import EagleHead
 from cast_drafters.eagle.unroll import Branches, Piece, run
-from cast_kernels.tree_attention import AttentionPlan, SequenceRows
+from cast_kernels.tree_attention import SequenceRows
 from cast_server.engine.forward_batch import ForwardBatch
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.training.features import FeatureRecorder
@@ -78,15 +78,16 @@ class Brancher:
         mask_RR, depths_R = _tree(num_tokens, starts_A.numpy(), length)
         slots_R = torch.arange(len(depths_R))
         rows = SequenceRows(slots_R.numpy(), mask_RR, depths_R)
-        device, dtype = self._runner.device, self._runner.dtype
+        device, dtype, backend = self._runner.device, self._runner.dtype, self._runner.backend
         self._runner.forward(
             ForwardBatch(
                 input_ids_N=torch.cat([token_ids_T, tokens_AS.flatten()]).to(device),
                 position_ids_N=torch.from_numpy(depths_R).to(device),
                 slots_M=slots_R.to(device),
                 logit_rows=torch.empty(0, dtype=torch.int64, device=device),
-                plan=AttentionPlan([rows], dtype, device),
+                plan=backend.plan([rows], dtype, device),
                 kv_caches=self._runner.kv_caches,
+                backend=backend,
             )
         )
         last_NE = self._recorder.rows(slots_R.numpy())[num_tokens:, 0]
