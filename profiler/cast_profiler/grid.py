@@ -41,23 +41,28 @@ def make_grid(
     *,
     max_sequences: int = 1,
     quick: bool = False,
+    buckets: Sequence[int] = (),
 ) -> list[GridPoint]:
     """The points that fit, each once; empty if none does.
 
     One sequence: every number of rows up to `max_rows` (itself included) at the first of
-    `contexts`, and at the others too, or if `quick` at 8 rows only. Several sequences, at most
-    `max_sequences`: one row each and four rows each, at the first context.
+    `contexts`, and at the others too, or if `quick` at 8 rows only. Where passes are padded to
+    `buckets`, these are the numbers of rows, up to the one that `max_rows` is padded to. Several
+    sequences, at most `max_sequences`: one row each and four rows each, at the first context.
     """
-    counts = [rows for rows in (QUICK_ROWS if quick else ROWS) if rows < max_rows] + [max_rows]
+    largest = next((rows for rows in buckets if rows >= max_rows), max_rows)
+    usual = QUICK_ROWS if quick else ROWS
+    counts = [rows for rows in buckets or usual if rows < largest] + [largest]
     points = [GridPoint(rows, 1, contexts[0]) for rows in counts]
-    some = [min(_ROWS_OF_ALL_CONTEXTS, max_rows)] if quick else counts
+    few = [rows for rows in counts if rows >= _ROWS_OF_ALL_CONTEXTS][:1] or counts[-1:]
+    some = few if quick else counts
     points += [GridPoint(rows, 1, context) for context in contexts[1:] for rows in some]
     for sequences in QUICK_SEQUENCES if quick else SEQUENCES:
         if sequences <= max_sequences:
             points += [
                 GridPoint(rows, sequences, contexts[0])
                 for rows in (sequences, 4 * sequences)
-                if rows <= max_rows
+                if rows <= largest
             ]
     return [point for point in dict.fromkeys(points) if fits(point)]
 

@@ -20,6 +20,7 @@ from cast_kernels.backend import Backend, choose_backend
 from cast_kernels.graphs import bucket_sizes
 from cast_kernels.tree_attention.fixed import Size
 from cast_kernels.tree_attention.paged import WORD_BITS
+from cast_kernels.tree_attention.tiling import MAX_HEAD_DIM
 from cast_profiler.cost import CostModel, RooflineCost
 from cast_profiler.datasheets import data_sheet
 from cast_profiler.device import device_name
@@ -32,7 +33,7 @@ from cast_server.engine.device_pass import DevicePass
 from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cache_shape
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.engine.target_pass import HostPass, TargetPass
-from cast_server.errors import ConfigError
+from cast_server.errors import ConfigError, UnsupportedModelError
 from cast_server.model_files import cache_root, load_model, resolve_model
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
@@ -104,7 +105,7 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         parse_policy(config.policy)
     except ValueError as cause:
         raise ConfigError(str(cause)) from cause
-    backend = _backend(config, device)
+    backend = _backend(config, device, text_config)
     runner = ModelRunner(model, num_blocks * config.block_size, device, backend)
     drafter = _make_drafter(config, runner)
     limits = SchedulerLimits(
@@ -217,22 +218,32 @@ def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
     return drafter
 
 
-def _backend(config: EngineConfig, device: torch.device) -> Backend:
+def _backend(config: EngineConfig, device: torch.device, text_config: Any) -> Backend:
     try:
-        return choose_backend(device, config.kernels)
+        backend = choose_backend(device, config.kernels)
     except ValueError as cause:
         raise ConfigError(f"--kernels {config.kernels}: {cause}") from cause
+    head_dim = kv_cache_shape(text_config, 1)[-1]
+    if backend.is_static and head_dim > MAX_HEAD_DIM:
+        raise UnsupportedModelError(
+            f"The model's heads are of size {head_dim}, but Triton's kernels take at most "
+            f"{MAX_HEAD_DIM}: use --kernels torch."
+        )
+    return backend
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: torch sees no CUDA device; use --device cpu.")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as cause:
         raise ConfigError(f"--device {name}: not a device that torch knows.") from cause
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 def _max_model_len(config: EngineConfig, text_config: Any) -> int:
@@ -256,11 +267,21 @@ def _num_kv_tokens(
         return config.kv_cache_tokens
     layers, _, _, heads, head_dim = kv_cache_shape(model.config.get_text_config(), 1)
     token_bytes = layers * 2 * heads * head_dim * model.dtype.itemsize
-    affordable = int(_free_memory(device) * _MEMORY_SHARE[device.type] / token_bytes)
+    free = _free_memory(device)
+    if device.type == "cuda":
+        free -= _coming_bytes(model)
+    affordable = int(free * _MEMORY_SHARE[device.type] / token_bytes)
     wanted = config.max_num_seqs * max_model_len
     if affordable < config.block_size:
         raise ConfigError("There is not enough free memory for any KV cache.")
     return max(config.block_size, min(affordable, wanted))
+
+
+def _coming_bytes(model: Any) -> int:
+    """What the model, still on the host, is going to take: its weights, and its head widened."""
+    head = model.get_output_embeddings()
+    widened = 4 * head.weight.numel() if head is not None else 0
+    return widened + sum(one.numel() * one.itemsize for one in model.parameters())
 
 
 def _free_memory(device: torch.device) -> int:

@@ -14,6 +14,7 @@ from engine.driving import Adversary, request, run
 from cast_drafters.eagle.checkpoint import write_head
 from cast_server.engine.device_pass import DevicePass
 from cast_server.engine.request import SamplingParams
+from cast_server.errors import ConfigError, UnsupportedModelError
 
 VOCAB = tiny_models.VOCAB_SIZE
 SHARED = 9  # tokens that every other prompt begins with: two full blocks and a bit
@@ -154,3 +155,14 @@ def watch_trees(core) -> list[tuple[int, list[int], list[float]]]:
 
     core.drafter.propose = watched
     return seen
+
+
+def test_what_kernels_cannot_do_is_a_sentence(monkeypatch) -> None:
+    model = tiny_models.randomised(lambda: tiny_models.llama(head_dim=512))
+    with pytest.raises(
+        UnsupportedModelError, match="size 512, .* at most 256: use --kernels torch"
+    ):
+        tiny_models.tiny_core(model, kernels="triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    with pytest.raises(ConfigError, match="--kernels triton: .*set TRITON_INTERPRET=1"):
+        make_core("llama")

@@ -37,3 +37,12 @@ def test_the_ends_of_the_curve_come_first() -> None:
     assert [p.rows for p in ordered[:3]] == [1, 64, 12]
     assert sorted(ordered, key=str) == sorted(grid, key=str)
     assert all(p.context == 256 and p.sequences == 1 for p in ordered[:15])
+
+
+def test_padded_passes_are_measured_at_what_they_are_padded_to() -> None:
+    options = {"buckets": (2, 6, 24, 48), "max_sequences": 4}
+    for max_rows, rows in ((48, [2, 6, 24, 48]), (20, [2, 6, 24]), (60, [2, 6, 24, 48, 60])):
+        grid = make_grid(max_rows, [256, 1024], everything, **options)
+        assert [p.rows for p in grid if p.sequences == 1 and p.context == 256] == rows
+    quick = make_grid(48, [256, 1024], everything, quick=True, **options)
+    assert [p.rows for p in quick if p.context == 1024] == [24]

@@ -10,10 +10,12 @@ import plain_head as plain
 import pytest
 import tiny_models
 from engine.driving import request, run
+from paged_reference import PAGED
 
 from cast_drafters.eagle.checkpoint import write_head
 from cast_profiler.grid import GridPoint
 from cast_profiler.profile import Profile
+from cast_server import build
 from cast_server.config import EngineConfig
 from cast_server.engine.request import SamplingParams
 from cast_server.errors import ConfigError
@@ -304,3 +306,34 @@ def test_help_teaches(capsys) -> None:
     text = capsys.readouterr().out
     for word in ("examples:", "compare A B", "check [FILE]", "cast-profile --quick"):
         assert word in text
+
+
+def test_costs_step_at_the_buckets_that_passes_are_padded_to(head, monkeypatch) -> None:
+    monkeypatch.setattr(build, "choose_backend", lambda device, wanted: PAGED)
+    changes = {"drafter": "eagle", "head": str(head), "draft_sources": "", "max_draft_rows": 12}
+    core, config = engine(cuda_graphs=3, max_num_seqs=4, **changes)
+    profile = measure_profile(core, config, SHORT)
+    assert core.target.buckets == core.drafter.passes.buckets == (4, 8, 12)
+    cost = profile.cost()
+    assert profile.draft is not None
+    for surface, seconds in (
+        (profile.verify, cost.verify_seconds),
+        (profile.draft, cost.draft_seconds),
+    ):
+        assert surface.buckets == (4, 8, 12)
+        assert {p.rows for p in surface.points if (p.sequences, p.keys) == (1, 32)} == {4, 8}
+        times = [seconds(rows, 32) for rows in range(1, 9)]
+        assert len(set(times[:4])) == len(set(times[4:])) == 1
+        assert times[0] != times[4]
+    again = Profile._from_document(json.loads(profile._to_json()))
+    assert again.verify.buckets == (4, 8, 12)
+    assert again.cost().verify_seconds(5, 32) == cost.verify_seconds(8, 32)
+
+
+def test_other_buckets_are_another_engine(monkeypatch) -> None:
+    usual = fingerprint_of(*engine())
+    monkeypatch.setattr(build, "choose_backend", lambda device, wanted: PAGED)
+    marks = [fingerprint_of(*engine(cuda_graphs=count)) for count in (0, 2, 2, 3)]
+    assert usual.backend == "sdpa"
+    assert marks[1] == marks[2]
+    assert len({one.digest() for one in (usual, *marks)}) == 4

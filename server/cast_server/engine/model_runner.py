@@ -37,8 +37,9 @@ class ModelRunner:
     def __init__(
         self, model: Any, num_slots: int, device: torch.device, backend: Backend = TORCH
     ) -> None:
-        self.model = model.eval().to(device)
         self.device, self.backend = device, backend
+        self.enter_thread()
+        self.model = model.eval().to(device)
         self.dtype: torch.dtype = self.model.dtype
         text_config = self.model.config.get_text_config()
         self.vocab_size: int = text_config.vocab_size

@@ -11,7 +11,6 @@ from torch import nn
 
 from cast_drafters.eagle.drafter import EagleDrafter
 from cast_kernels.linear import WideLinear
-from cast_kernels.tree_attention import tree_attention
 from cast_profiler.device import device_name
 from cast_profiler.fingerprint import Fingerprint, digest, package_versions
 from cast_server.config import EngineConfig
@@ -27,7 +26,7 @@ def fingerprint_of(core: EngineCore, config: EngineConfig) -> Fingerprint:
         model=Path(config.model).expanduser().resolve().name,
         shape=digest(_describe(runner.model.config)),
         dtype=str(runner.dtype).removeprefix("torch."),
-        backend=tree_attention.__module__.rpartition(".")[2],
+        backend=_backend(core),
         drafter=core.drafter.name,
         head=_head(core, config),
         versions=package_versions(),
@@ -53,6 +52,22 @@ def weight_bytes(model: Any) -> int:
                 if parameter.ndim == 2:
                     total += parameter.numel() * parameter.itemsize
     return total
+
+
+def level_buckets(core: EngineCore) -> tuple[int, ...]:
+    """The numbers of rows that levels of the drafter are padded to, if they are."""
+    drafter = core.drafter
+    return drafter.passes.buckets if isinstance(drafter, EagleDrafter) else ()
+
+
+def _backend(core: EngineCore) -> str:
+    """What attention is made of, and what passes are padded to."""
+    name = core.runner.backend.name
+    parts = ["sdpa" if name == "torch" else name]
+    for kind, buckets in (("rows", core.target.buckets), ("draft rows", level_buckets(core))):
+        if buckets:
+            parts.append(f"{kind} {' '.join(map(str, buckets))}")
+    return ", ".join(parts)
 
 
 def _itemsize(module: Any, model: Any) -> int:

@@ -27,7 +27,7 @@ from cast_profiler.surface import Measurement, Surface
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
 from cast_server.errors import ConfigError
-from cast_server.profiling.identity import fingerprint_of, weight_bytes
+from cast_server.profiling.identity import fingerprint_of, level_buckets, weight_bytes
 from cast_server.profiling.passes import DraftModelLevel, HeadLevel, VerifyPass, fill_head
 from cast_server.profiling.scratch import fill_context, fits
 
@@ -45,6 +45,7 @@ class Effort:
 QUICK: Final = Effort(budget_seconds=4.5, contexts=(256, 1024), quick=True)
 
 _Passes = list[tuple[GridPoint, Probe]]
+_GridMaker = Callable[..., list[GridPoint]]
 
 
 def measure_profile(
@@ -57,7 +58,7 @@ def measure_profile(
     assert not core.has_work, "passes that are timed need the engine for themselves"
     begin = time.monotonic()
     grid = _grid_maker(core, effort)
-    points = grid(effort.max_rows)
+    points = grid(effort.max_rows, core.target.buckets)
     if not points:
         raise ConfigError("The KV cache is too small to measure anything in it.")
     slots_M = fill_context(core, points)
@@ -82,13 +83,17 @@ def measure_profile(
     if before is not None:
         provenance["device"] = {"before": before, "after": telemetry(device)}
     summaries = _summaries(passes, timings)
-    levels = _surface(draft, summaries) if draft else None
+    levels = _surface(draft, summaries, level_buckets(core)) if draft else None
     return Profile(
-        fingerprint_of(core, config), _surface(verify, summaries), levels, memory, provenance
+        fingerprint_of(core, config),
+        _surface(verify, summaries, core.target.buckets),
+        levels,
+        memory,
+        provenance,
     )
 
 
-def _grid_maker(core: EngineCore, effort: Effort) -> Callable[[int], list[GridPoint]]:
+def _grid_maker(core: EngineCore, effort: Effort) -> _GridMaker:
     """Makes the grid for the most rows asked for, shrunk to what this engine has room for; the most
     important points come first."""
     limits, pool = core.scheduler.limits, core.scheduler.pool
@@ -98,13 +103,14 @@ def _grid_maker(core: EngineCore, effort: Effort) -> Callable[[int], list[GridPo
         contexts = tuple(sorted({max(1, room // 8), max(1, room // 2)}))
     most = max(1, min(limits.max_batched_tokens, room - contexts[0]))
 
-    def make(max_rows: int) -> list[GridPoint]:
+    def make(max_rows: int, buckets: tuple[int, ...] = ()) -> list[GridPoint]:
         points = make_grid(
             min(max_rows, most),
             contexts,
             partial(fits, core),
             max_sequences=limits.max_num_seqs,
             quick=effort.quick,
+            buckets=buckets,
         )
         return most_important_first(points) if points else []
 
@@ -112,14 +118,12 @@ def _grid_maker(core: EngineCore, effort: Effort) -> Callable[[int], list[GridPo
 
 
 @contextmanager
-def _draft_passes(
-    core: EngineCore, grid: Callable[[int], list[GridPoint]], effort: Effort
-) -> Iterator[_Passes]:
+def _draft_passes(core: EngineCore, grid: _GridMaker, effort: Effort) -> Iterator[_Passes]:
     """Levels of the drafter, if it has any that cost a pass."""
     drafter = core.drafter
     if isinstance(drafter, EagleDrafter):
         head = drafter.head
-        points = grid(min(effort.max_rows, head.num_scratch))
+        points = grid(min(effort.max_rows, head.num_scratch), level_buckets(core))
         yield [(point, HeadLevel(core, drafter, point)) for point in points]
     elif isinstance(drafter, DraftModelDrafter):
         # Its rows are run one by one: a row a sequence, and no need to measure many.
@@ -158,12 +162,13 @@ def _summaries(passes: _Passes, timings: Timings) -> dict[Probe, Summary]:
     }
 
 
-def _surface(passes: _Passes, summaries: Mapping[Probe, Summary]) -> Surface:
-    return Surface(
-        tuple(
-            Measurement.of(point, summaries[probe]) for point, probe in passes if probe in summaries
-        )
+def _surface(
+    passes: _Passes, summaries: Mapping[Probe, Summary], buckets: tuple[int, ...]
+) -> Surface:
+    points = (
+        Measurement.of(point, summaries[probe]) for point, probe in passes if probe in summaries
     )
+    return Surface(tuple(points), buckets)
 
 
 def _provenance(effort: Effort, timings: Timings, seconds: float) -> dict[str, Any]:
