@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "draft-cost": "cast_bench.draft_cost:main",
         "kernels": "cast_bench.kernels.cli:main",
         "lossless": "cast_bench.lossless:main",
+        "paper-thresholds": "cast_bench.paper_thresholds:main",
         "policies": "cast_bench.policies:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",

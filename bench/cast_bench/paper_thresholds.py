@@ -97,7 +97,7 @@ def _speeds(bench: Bench, policy: str, prompts: Sequence[list[int]]) -> list[flo
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m cast_bench.paper_thresholds", description=__doc__
+        prog="cast-bench paper-thresholds", description=__doc__
     )
     add = parser.add_argument
     add("--dataset", type=Path, nargs="+", default=[], help="files of questions (JSON lines)")
