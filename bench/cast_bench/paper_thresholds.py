@@ -96,9 +96,7 @@ def _speeds(bench: Bench, policy: str, prompts: Sequence[list[int]]) -> list[flo
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="cast-bench paper-thresholds", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="cast-bench paper-thresholds", description=__doc__)
     add = parser.add_argument
     add("--dataset", type=Path, nargs="+", default=[], help="files of questions (JSON lines)")
     add("--num-prompts", type=int, default=2, help="of each data set")
