@@ -39,7 +39,7 @@ def rows_of(batch: PagedBatch) -> list[SequenceRows]:
 
 def attend(q_NHD, kv_cache_S2KD, batch, **options):
     assert len(batch.mask_NW) == len(q_NHD), "rows and masks of one step"
-    plan = AttentionPlan(rows_of(batch), q_NHD.dtype, q_NHD.device)
+    plan = AttentionPlan(rows_of(batch), q_NHD.device)
     return tree_attention(q_NHD, kv_cache_S2KD, plan, **options)
 
 

@@ -33,8 +33,8 @@ NAMES: Final = ("auto", "torch", "triton")
 class Backend:
     """One implementation of every operation.
 
-    `plan` lays out the rows of a step for `tree_attention`: rows, dtype of q, device. `kv_write`
-    takes keys and values in one tensor, [N, 2, K, D].
+    `plan` lays out the rows of a step for `tree_attention`: rows, device. `kv_write` takes keys and
+    values in one tensor, [N, 2, K, D].
     `is_static`: attention reads a `PagedBatch`, arrays of fixed shape and
     place, and slots of -1 are written nowhere; so steps can be padded and captured. `max_moves`: of
     one sequence in one call of `kv_commit`.
@@ -43,7 +43,7 @@ class Backend:
     name: str
     is_static: bool
     max_moves: int
-    plan: Callable[[Sequence[SequenceRows], torch.dtype, torch.device], Any]
+    plan: Callable[[Sequence[SequenceRows], torch.device], Any]
     tree_attention: Callable[..., Tensor]
     kv_write: Callable[..., None]
     kv_commit: Callable[..., None]
@@ -104,11 +104,7 @@ def triton_backend() -> Backend:
             f"Triton is not installed ({cause}): pip install triton, or choose the kernels torch."
         ) from cause
 
-    def plan(
-        rows: Sequence[SequenceRows],
-        dtype: torch.dtype,  # noqa: ARG001 - the kernel needs no masks of q's type
-        device: torch.device,
-    ) -> PagedBatch:
+    def plan(rows: Sequence[SequenceRows], device: torch.device) -> PagedBatch:
         return PagedBatch.from_rows(rows, 1, device)  # pages of one slot may lie anywhere
 
     def log_softmax_topk(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,7 @@ def test_keys_are_written_and_attended_through_one_contract(backend) -> None:
     product = torch.randn(15, 8, 16)  # four heads of queries, two of keys and two of values
     backend.kv_write(cache, product[:, 4:].unflatten(1, (2, 2)), torch.from_numpy(new))
     torch.testing.assert_close(cache[torch.from_numpy(new), 1], product[:, 6:])
-    plan = backend.plan(rows, torch.float32, CPU)
+    plan = backend.plan(rows, CPU)
     out = backend.tree_attention(product[:, :4], cache, plan, scale=0.3)
     assert relative_error(out, product[:, :4], cache, rows, scale=0.3) < 1e-5
 

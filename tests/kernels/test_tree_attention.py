@@ -52,7 +52,7 @@ def make_step(shape, *, key_heads, group, head_dim, dtype, seed=0, idle=0):
 
 
 def attend(q, cache, rows, **options):
-    return tree_attention(q, cache, AttentionPlan(rows, q.dtype, q.device), **options)
+    return tree_attention(q, cache, AttentionPlan(rows, q.device), **options)
 
 
 @pytest.mark.parametrize("group", [1, 3, 4])
@@ -107,7 +107,7 @@ def test_arguments_are_only_read() -> None:
 
 def test_one_plan_serves_layers_with_different_windows() -> None:
     q, cache, rows, _ = make_step(MIXED, key_heads=2, group=2, head_dim=16, dtype=torch.float32)
-    plan = AttentionPlan(rows, q.dtype, q.device)
+    plan = AttentionPlan(rows, q.device)
     assert len(plan.groups) > 2
     for window in (7, None, 7, 30):
         out = tree_attention(q, cache, plan, scale=1.0, window=window)

@@ -90,7 +90,7 @@ def _tree_attention(model: ModelShape, step: Step) -> Op:
         )
         q_NHD, cache_S2KD = q_NHD.to(device), cache_S2KD.to(device)
         scale = model.head_dim**-0.5
-        plan = AttentionPlan(rows, DTYPE, device)
+        plan = AttentionPlan(rows, device)
         paged = PagedBatch.from_rows(rows, PAGE, device)
 
         def triton(q_NHD: Tensor, cache_S2KD: Tensor) -> Tensor:

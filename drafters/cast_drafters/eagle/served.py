@@ -10,23 +10,32 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
-from cast_kernels.linear import PackedLinear, WideLinear
+from cast_kernels.linear import (
+    NarrowLinear,
+    PackedLinear,
+    WideLinear,
+    can_narrow,
+    widens_halves,
+)
 from cast_kernels.tree_attention import SequenceRows
 
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 )
 _FIRST_POSITIONS: Final = 4096  # whatever context a config claims: the table grows on demand
+
+
+_Linear: TypeAlias = NarrowLinear | PackedLinear | WideLinear
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +92,21 @@ class ServedHead:
         self._target, self.backend, self.device = target, target.backend, target.device
         dtype, device = target.dtype, target.device
         weight = {name: tensor.to(device) for name, tensor in tensors.items()}
+        linear, large = _linears([w.to(dtype) for w in weight.values() if w.dim() == 2])
+        self._dtype = dtype if linear is PackedLinear else torch.float32  # between products
 
-        def pack(*names: str) -> PackedLinear:
+        def join(make: type[_Linear], *names: str) -> _Linear:
             parts = torch.cat([weight[f"{name}.weight"] for name in names]).to(dtype)
             biases = [weight[f"{name}.bias"] for name in names if f"{name}.bias" in weight]
-            return PackedLinear(parts, torch.cat(biases).to(dtype) if biases else None)
+            return make(parts, torch.cat(biases).to(dtype) if biases else None)
 
         attention = "layer.self_attn"
-        self._qkv = pack(*(f"{attention}.{part}_proj" for part in "qkv"))
-        self._o = pack(f"{attention}.o_proj")
-        self._gate_up = pack("layer.mlp.gate_proj", "layer.mlp.up_proj")
-        self._down = pack("layer.mlp.down_proj")
-        self._fc = pack("fc")
-        self._lm_head = self._make_lm_head(weight)
+        self._qkv = join(linear, *(f"{attention}.{part}_proj" for part in "qkv"))
+        self._o = join(linear, f"{attention}.o_proj")
+        self._gate_up = join(large, "layer.mlp.gate_proj", "layer.mlp.up_proj")
+        self._down = join(linear, "layer.mlp.down_proj")
+        self._fc = join(linear, "fc")
+        self._lm_head = self._make_lm_head(weight, large)
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
         self._embedding_VE = weight.get("embed_tokens.weight", target.embedding_VE)
@@ -114,7 +125,7 @@ class ServedHead:
         fused_MF = torch.cat([x.float() for x in hidden], -1)
         if self.config.norm_before_fc:
             fused_MF = self._norm(fused_MF, "input_norm.weight")
-        self._state_SH[slots_M] = self._fc(fused_MF.to(self._target.dtype)).float()
+        self._state_SH[slots_M] = self._fc(fused_MF.to(self._dtype)).float()
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
         self._state_SH[target_M] = self._state_SH[source_M]
@@ -151,7 +162,7 @@ class ServedHead:
             self.to_device(rows.tokens_N),
             self.to_device(rows.positions_N),
             self.to_device(rows.slots_N),
-            self.backend.plan(rows.sequences, target.dtype, target.device),
+            self.backend.plan(rows.sequences, target.device),
         )
 
     def layer(self, rows: HeadInputs, hidden_NH: Tensor) -> Tensor:
@@ -159,20 +170,20 @@ class ServedHead:
         config = self.config
         embedded_NH = F.embedding(rows.tokens_N, self._embedding_VE)
         x_NW, residual_NH = self._read(embedded_NH, hidden_NH)
-        qkv_NHD = self._qkv(x_NW.to(self._target.dtype)).unflatten(-1, (-1, config.head_dim))
+        qkv_NHD = self._qkv(x_NW.to(self._dtype)).unflatten(-1, (-1, config.head_dim))
         rotated = config.num_heads + config.num_key_heads
         qkv_NHD[:, :rotated] = self._rotate(qkv_NHD[:, :rotated], rows.positions_N)
         kv_N2KD = qkv_NHD[:, config.num_heads :].unflatten(1, (2, config.num_key_heads))
         self.backend.kv_write(self._kv_cache_S2KD, kv_N2KD, rows.slots_N)
         attended_NHD = self.backend.tree_attention(
-            qkv_NHD[:, : config.num_heads],
+            qkv_NHD[:, : config.num_heads].to(self._target.dtype),
             self._kv_cache_S2KD,
             rows.plan,
             scale=config.head_dim**-0.5,
         )
-        residual_NH = residual_NH + self._o(attended_NHD.flatten(1))
+        residual_NH = residual_NH + self._o(attended_NHD.flatten(1).to(self._dtype))
         x_NH = self._norm(residual_NH, "layer.post_attention_layernorm.weight")
-        gate_NF, up_NF = self._gate_up(x_NH.to(self._target.dtype)).chunk(2, -1)
+        gate_NF, up_NF = self._gate_up(x_NH.to(self._dtype)).chunk(2, -1)
         out_NH: Tensor = residual_NH + self._down(self._activation(gate_NF) * up_NF)
         return out_NH
 
@@ -186,12 +197,13 @@ class ServedHead:
 
     def logits(self, out_NH: Tensor) -> Tensor:
         """Over the draft vocabulary, float32 [N, V]."""
-        normed_NH = self._norm(out_NH, "norm.weight").to(self._target.dtype)
+        normed_NH = self._norm(out_NH, "norm.weight").to(self._dtype)
         logits: Tensor = self._lm_head(normed_NH)
         return logits
 
-    def _make_lm_head(self, weight: Mapping[str, Tensor]) -> WideLinear:
-        return WideLinear(weight["lm_head.weight"].to(self._target.dtype))
+    def _make_lm_head(self, weight: Mapping[str, Tensor], large: type[_Linear]) -> nn.Module:
+        make = large if large is NarrowLinear else WideLinear
+        return make(weight["lm_head.weight"].to(self._target.dtype))
 
     def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
         """What attention reads, [N, W], and what its result is added to, [N, H]."""
@@ -218,6 +230,14 @@ class ServedHead:
 
     def to_device(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._target.device)
+
+
+def _linears(weights: Sequence[Tensor]) -> tuple[type[_Linear], type[_Linear]]:
+    """What multiplies, and what does so where a level reads most: a head that is rounded there
+    guesses as well, and levels are what drafting costs."""
+    if not all(widens_halves(weight) for weight in weights):
+        return PackedLinear, PackedLinear
+    return WideLinear, NarrowLinear if all(can_narrow(weight) for weight in weights) else WideLinear
 
 
 def _rotation(config: HeadConfig, num_positions: int) -> Tensor:

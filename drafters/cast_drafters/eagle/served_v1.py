@@ -45,7 +45,7 @@ class ServedHeadV1(ServedHead):
         logits: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float()
         return logits
 
-    def _make_lm_head(self, weight: Mapping[str, Tensor]) -> Any:  # noqa: ARG002
+    def _make_lm_head(self, weight: Mapping[str, Tensor], large: Any) -> Any:  # noqa: ARG002
         lm_head = self._target.model.get_output_embeddings()
         if lm_head is None:
             raise ValueError(
@@ -55,7 +55,7 @@ class ServedHeadV1(ServedHead):
         return lm_head
 
     def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._target.dtype)
+        joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._dtype)
         x_NH = self._fc(joined).float()
         return x_NH, x_NH
 

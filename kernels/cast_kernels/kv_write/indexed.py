@@ -6,5 +6,5 @@ from torch import Tensor
 
 
 def kv_write(kv_cache_S2KD: Tensor, kv_N2KD: Tensor, slot_N: Tensor) -> None:
-    """As the package says, where no slot is -1 and the cache has the type of keys and values."""
-    kv_cache_S2KD.index_copy_(0, slot_N, kv_N2KD)
+    """As the package says, where no slot is -1."""
+    kv_cache_S2KD.index_copy_(0, slot_N, kv_N2KD.to(kv_cache_S2KD.dtype))

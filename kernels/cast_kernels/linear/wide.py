@@ -27,20 +27,27 @@ class WideLinear(nn.Module):
         self.out_features, self.in_features = weight_OE.shape
         weight = weight_OE.detach().float().contiguous()
         bias = None if bias_O is None else bias_O.detach().float()
-        is_narrow = weight_OE.dtype != torch.float32 and _fits_half(weight)
-        self._multiply = (_fbgemm(weight, bias) if is_narrow else None) or _packed(weight, bias)
+        make = _fbgemm if widens_halves(weight_OE) else _packed
+        self._multiply = make(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._multiply(x.float())
 
 
+def widens_halves(weight_OE: Tensor) -> bool:
+    """Whether float32 rows take no longer than rows of the weights' own type, and any number of
+    rows gives the same results to the bit."""
+    is_half = weight_OE.dtype in (torch.bfloat16, torch.float16)
+    has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
+    return is_half and weight_OE.device.type == "cpu" and has_fbgemm and _fits_half(weight_OE)
+
+
 def _fits_half(weight: Tensor) -> bool:
-    return bool(((weight.half().float() - weight).abs() <= _HALF_STEP).all())
+    wide = weight.float()
+    return bool(((wide.half().float() - wide).abs() <= _HALF_STEP).all())
 
 
-def _fbgemm(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor] | None:
-    if weight.device.type != "cpu" or "fbgemm" not in torch.backends.quantized.supported_engines:
-        return None
+def _fbgemm(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     ops: Any = torch.ops.quantized
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,7 +1,7 @@
 """Attention of ragged draft trees over a paged KV cache.
 
-    plan = AttentionPlan(rows, q dtype, device, …)       once a step, on the host
-    out_NHD = tree_attention(q_NHD, kv_cache_S2KD, plan, scale=…)   once a layer
+    plan = AttentionPlan(rows, device)       once a step, on the host
+    out_NHD = tree_attention(q_NHD, kv_cache_S2KD, plan, scale=…)   once a layer, in the type of q
 
 kv_cache_S2KD: one layer's cache; slot s holds key [s, 0] and value [s, 1] of one token.
 A sequence with context length c and R rows in this step has its keys in c + R slots, in order of

@@ -69,26 +69,26 @@ class AttentionPlan:
     Masks are made when a layer first asks for a window and kept for the other layers.
     """
 
-    def __init__(
-        self, rows: Sequence[SequenceRows], dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, rows: Sequence[SequenceRows], device: torch.device) -> None:
         self.rows = tuple(rows)
         self.num_rows = sum(one.num_rows for one in rows)
-        self._dtype = dtype
         self._device = device
         begins = np.cumsum([0, *(one.num_rows for one in rows)])
         self.groups = tuple(
             self._make_group(members, begins) for members in _split_by_size(self.rows)
         )
-        self._masks: dict[int | None, tuple[Tensor, ...]] = {}
+        self._masks: dict[tuple[int | None, int, torch.dtype], tuple[Tensor, ...]] = {}
 
-    def masks(self, window: int | None, heads_per_key: int) -> tuple[Tensor, ...]:
+    def masks(
+        self, window: int | None, heads_per_key: int, dtype: torch.dtype
+    ) -> tuple[Tensor, ...]:
         """Additive masks [B, 1, G * R, L] of the groups: 0 where visible, -inf elsewhere."""
-        if window not in self._masks:
-            self._masks[window] = tuple(
-                self._make_mask(group, window, heads_per_key) for group in self.groups
+        key = window, heads_per_key, dtype
+        if key not in self._masks:
+            self._masks[key] = tuple(
+                self._make_mask(group, window, heads_per_key).to(dtype) for group in self.groups
             )
-        return self._masks[window]
+        return self._masks[key]
 
     def _make_group(self, members: Sequence[int], begins: NDArray[np.int64]) -> Group:
         chosen = tuple(self.rows[index] for index in members)
@@ -113,7 +113,7 @@ class AttentionPlan:
         for hidden_RL, one in zip(hidden_BRL, group.members, strict=True):
             hidden_RL[: one.num_rows, : one.num_keys] = ~one.visible(window)
             hidden_RL[one.num_rows :, 0] = False  # a padding row must see something finite
-        mask_BRL = torch.zeros(shape, dtype=self._dtype)
+        mask_BRL = torch.zeros(shape)
         mask_BRL.masked_fill_(torch.from_numpy(hidden_BRL), -torch.inf)
         return mask_BRL.repeat(1, heads_per_key, 1).unsqueeze(1).to(self._device)
 

@@ -25,7 +25,7 @@ def tree_attention(
 ) -> Tensor:
     """See the package. Returns [N, H, D] in the dtype of q."""
     heads_per_key = q_NHD.shape[1] // kv_cache_S2KD.shape[2]
-    masks = plan.masks(window, heads_per_key)
+    masks = plan.masks(window, heads_per_key, q_NHD.dtype)
     if len(plan.groups) == 1 and plan.groups[0].rows is None:
         idle = q_NHD[plan.num_rows :]
         q_NHD = q_NHD[: plan.num_rows]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,6 @@ from cast_drafters.tree import DraftTree
 from cast_kernels.backend import Backend
 from cast_kernels.tree_attention import SequenceRows
 from cast_server.engine.scheduler import Scheduled
-
-# Fewer rows cost more: oneDNN multiplies one row by another algorithm, slower than for four, and
-# rounds it differently. Idle rows fill a step up; they are not cached and attend to nothing.
-MIN_ROWS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +83,19 @@ def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
 
 
 def build_forward_batch(
-    rows: StepRows, kv_caches: tuple[Tensor, ...], backend: Backend
+    rows: StepRows, kv_caches: tuple[Tensor, ...], backend: Backend, min_rows: int = 1
 ) -> ForwardBatch:
-    """The rows as tensors of just their number, and idle ones where there are too few."""
-    num_idle = max(0, MIN_ROWS - len(rows.token_ids))
+    """The rows as tensors of just their number. Idle ones fill a step up to `min_rows`; they are
+    not cached and attend to nothing."""
+    num_idle = max(0, min_rows - len(rows.token_ids))
     positions_N = np.concatenate([rows.positions_N, np.zeros(num_idle, np.int64)])
-    device, dtype = kv_caches[0].device, kv_caches[0].dtype
+    device = kv_caches[0].device
     return ForwardBatch(
         input_ids_N=torch.tensor(rows.token_ids + [0] * num_idle, device=device),
         position_ids_N=torch.from_numpy(positions_N).to(device),
         slots_M=torch.from_numpy(rows.slots_N).to(device),
         logit_rows=torch.from_numpy(rows.logit_rows).to(device),
-        plan=backend.plan(rows.sequences, dtype, device),
+        plan=backend.plan(rows.sequences, device),
         kv_caches=kv_caches,
         backend=backend,
     )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from cast_kernels.linear import PackedLinear, WideLinear
+from cast_kernels.linear import PackedLinear, WideLinear, widens_halves
 from cast_server.engine.forward_batch import ForwardBatch
 
 _LAYER_PARTS: Final = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -22,13 +22,13 @@ _MLP_PARTS: Final = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 
 
 class RMSNorm:
-    """Zhang and Sennrich 2019, in fewer and faster operations; the result has the weight's dtype.
+    """Zhang and Sennrich 2019, in fewer and faster operations; the result has type `dtype`.
 
     Takes over the weight and epsilon of transformers' module `norm`.
     """
 
-    def __init__(self, norm: Any) -> None:
-        self._weight_E = norm.weight.detach()
+    def __init__(self, norm: Any, dtype: torch.dtype) -> None:
+        self._weight_E = norm.weight.detach().to(dtype)
         self._epsilon = self._weight_E.new_full((1,), norm.variance_epsilon, dtype=torch.float32)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -43,7 +43,8 @@ class FusedDecoderLayer(nn.Module):
     """A pre-norm decoder layer with grouped-query attention and a gated MLP.
 
     One matrix product each for q, k and v and for gate and up; keys and values go into the cache in
-    one copy. Weights are taken over from `layer`, which must not be used afterwards.
+    one copy. Between products everything has the type of the weights, or float32 where that takes
+    no longer. Weights are taken over from `layer`, which must not be used afterwards.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -57,17 +58,20 @@ class FusedDecoderLayer(nn.Module):
         self.window: int | None = getattr(
             attention, "sliding_window", getattr(attention.config, "sliding_window", None)
         )
-        self.input_layernorm = RMSNorm(layer.input_layernorm)
-        self.post_attention_layernorm = RMSNorm(layer.post_attention_layernorm)
+        is_wide = all(widens_halves(m.weight) for m in layer.modules() if isinstance(m, nn.Linear))
+        make = WideLinear if is_wide else PackedLinear
+        dtype = torch.float32 if is_wide else attention.q_proj.weight.dtype
+        self.input_layernorm = RMSNorm(layer.input_layernorm, dtype)
+        self.post_attention_layernorm = RMSNorm(layer.post_attention_layernorm, dtype)
         has_head_norms = hasattr(attention, "q_norm")
-        self.q_norm = RMSNorm(attention.q_norm) if has_head_norms else None
-        self.k_norm = RMSNorm(attention.k_norm) if has_head_norms else None
-        self.qkv_proj = _pack(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.o_proj = _pack(attention.o_proj)
-        self.gate_up_proj = _pack(mlp.gate_proj, mlp.up_proj)
-        self.down_proj = _pack(mlp.down_proj)
+        self.q_norm = RMSNorm(attention.q_norm, dtype) if has_head_norms else None
+        self.k_norm = RMSNorm(attention.k_norm, dtype) if has_head_norms else None
+        self.qkv_proj = _join(make, attention.q_proj, attention.k_proj, attention.v_proj)
+        self.o_proj = _join(make, attention.o_proj)
+        self.gate_up_proj = _join(make, mlp.gate_proj, mlp.up_proj)
+        self.down_proj = _join(make, mlp.down_proj)
         self.activation = mlp.act_fn
-        half_D = attention.q_proj.weight.new_ones(self.head_dim // 2)
+        half_D = attention.q_proj.weight.new_ones(self.head_dim // 2, dtype=dtype)
         self._rotation_sign_D = torch.cat([-half_D, half_D])
 
     def forward(
@@ -104,7 +108,7 @@ class FusedDecoderLayer(nn.Module):
         cache_S2KD = batch.kv_caches[self.layer_idx]
         batch.backend.kv_write(cache_S2KD, kv_M2KD, batch.slots_M)
         out_NHD = batch.backend.tree_attention(
-            qkv_NHD[:, : self.num_heads],
+            qkv_NHD[:, : self.num_heads].to(cache_S2KD.dtype),
             cache_S2KD,
             batch.plan,
             scale=self.scale,
@@ -162,8 +166,8 @@ def _is_fusable(layer: Any) -> bool:
     )
 
 
-def _pack(*linears: nn.Linear) -> PackedLinear:
+def _join(make: type[PackedLinear | WideLinear], *linears: nn.Linear) -> PackedLinear | WideLinear:
     weight = torch.cat([linear.weight.detach() for linear in linears])
     biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
     assert len(biases) in (0, len(linears))
-    return PackedLinear(weight, torch.cat(biases) if biases else None)
+    return make(weight, torch.cat(biases) if biases else None)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cast_drafters.base import HiddenObserver
 from cast_kernels.backend import TORCH, Backend
+from cast_kernels.linear import PackedLinear
 from cast_kernels.tree_attention import SequenceRows
 from cast_server.engine.attention import ATTENTION_NAME, register_attention
 from cast_server.engine.forward_batch import ForwardBatch
@@ -25,11 +26,14 @@ _log = logging.getLogger(__name__)
 # A wrong mask, position or layer moves logits by about their own spread; rounding by far less.
 _TOLERANCE: Final = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 2e-1}
 _PROBE_TOKENS: Final = 12
+# oneDNN multiplies one row by another algorithm, slower than for four, and rounds it differently.
+_MIN_ROWS: Final = 4
 
 
 class ModelRunner:
     """Owns the target model and `num_slots` slots of KV cache, [layers, slots, 2, K, D].
 
+    `min_rows`: passes should have as many, idle ones if need be.
     Takes the model over: its modules are repacked in place. Raises `UnsupportedModelError` if the
     model does not give the same logits through the paged tree path as by itself.
     """
@@ -50,6 +54,7 @@ class ModelRunner:
         # Masks are the plan's business. One that looks complete keeps transformers from making its
         # own, for which it would ask the device where positions jump.
         self._ready_mask = torch.empty((1, 1, 1, 1), dtype=self.dtype, device=device)
+        self.min_rows = 1
         self.observer: HiddenObserver | None = None
         self._taps: Taps | None = None
         self._adapt()
@@ -139,6 +144,8 @@ class ModelRunner:
                 for index, original in enumerate(originals[name]):
                     module[index] = original
         pack_linears(self.model)
+        is_packed = any(isinstance(module, PackedLinear) for module in self.model.modules())
+        self.min_rows = _MIN_ROWS if is_packed else 1
 
     def _make_probe(self) -> tuple[Tensor, Tensor]:
         """Tokens that the model itself says, and its logits for them: on text that surprises a
@@ -178,7 +185,7 @@ class ModelRunner:
             position_ids_N=torch.from_numpy(context + rows.depths_C).to(self.device),
             slots_M=torch.from_numpy(rows.slots_L[context:]).to(self.device),
             logit_rows=logit_rows,
-            plan=self.backend.plan([rows], self.dtype, self.device),
+            plan=self.backend.plan([rows], self.device),
             kv_caches=self.kv_caches,
             backend=self.backend,
         )

@@ -66,7 +66,8 @@ class HostPass(TargetPass):
     def _run(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Tensor:
         runner = self._runner
         rows = lay_out(scheduled, trees)
-        logits_RV = runner.forward(build_forward_batch(rows, runner.kv_caches, runner.backend))
+        batch = build_forward_batch(rows, runner.kv_caches, runner.backend, runner.min_rows)
+        logits_RV = runner.forward(batch)
         wait_for(runner.device)  # a CPU has done it by now
         return logits_RV
 

@@ -78,14 +78,14 @@ class Brancher:
         mask_RR, depths_R = _tree(num_tokens, starts_A.numpy(), length)
         slots_R = torch.arange(len(depths_R))
         rows = SequenceRows(slots_R.numpy(), mask_RR, depths_R)
-        device, dtype, backend = self._runner.device, self._runner.dtype, self._runner.backend
+        device, backend = self._runner.device, self._runner.backend
         self._runner.forward(
             ForwardBatch(
                 input_ids_N=torch.cat([token_ids_T, tokens_AS.flatten()]).to(device),
                 position_ids_N=torch.from_numpy(depths_R).to(device),
                 slots_M=slots_R.to(device),
                 logit_rows=torch.empty(0, dtype=torch.int64, device=device),
-                plan=backend.plan([rows], dtype, device),
+                plan=backend.plan([rows], device),
                 kv_caches=self._runner.kv_caches,
                 backend=backend,
             )
