@@ -159,10 +159,8 @@ def watch_trees(core) -> list[tuple[int, list[int], list[float]]]:
 
 def test_what_kernels_cannot_do_is_a_sentence(monkeypatch) -> None:
     model = tiny_models.randomised(lambda: tiny_models.llama(head_dim=512))
-    with pytest.raises(
-        UnsupportedModelError, match="size 512, .* at most 256: use --kernels torch"
-    ):
+    with pytest.raises(UnsupportedModelError, match=r"size 512, .* at most 256: use"):
         tiny_models.tiny_core(model, kernels="triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    with pytest.raises(ConfigError, match="--kernels triton: .*set TRITON_INTERPRET=1"):
+    with pytest.raises(ConfigError, match=r"--kernels triton: .*set TRITON_INTERPRET=1"):
         make_core("llama")

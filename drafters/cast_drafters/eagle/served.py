@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.entry import Entry, make_entry
 from cast_kernels.linear import PackedLinear, WideLinear
 from cast_kernels.tree_attention import SequenceRows
 
@@ -94,7 +95,7 @@ class ServedHead:
         self._o = pack(f"{attention}.o_proj")
         self._gate_up = pack("layer.mlp.gate_proj", "layer.mlp.up_proj")
         self._down = pack("layer.mlp.down_proj")
-        self._fc = pack("fc")
+        self._entry = self._make_entry(weight)
         self._lm_head = self._make_lm_head(weight)
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
@@ -109,12 +110,7 @@ class ServedHead:
 
     def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
         """Takes in hidden states of the target, one [M, E] for each layer id."""
-        if self.config.fc_norm:
-            hidden = [self._norm(x, f"fc_norm.{i}.weight") for i, x in enumerate(hidden)]
-        fused_MF = torch.cat([x.float() for x in hidden], -1)
-        if self.config.norm_before_fc:
-            fused_MF = self._norm(fused_MF, "input_norm.weight")
-        self._state_SH[slots_M] = self._fc(fused_MF.to(self._target.dtype)).float()
+        self._state_SH[slots_M] = self._entry(hidden)
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
         self._state_SH[target_M] = self._state_SH[source_M]
@@ -189,6 +185,9 @@ class ServedHead:
         normed_NH = self._norm(out_NH, "norm.weight").to(self._target.dtype)
         logits: Tensor = self._lm_head(normed_NH)
         return logits
+
+    def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:
+        return make_entry(self.config, weight, self._target.dtype, self.backend)
 
     def _make_lm_head(self, weight: Mapping[str, Tensor]) -> WideLinear:
         return WideLinear(weight["lm_head.weight"].to(self._target.dtype))
