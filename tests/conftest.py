@@ -3,8 +3,8 @@ from __future__ import annotations
 import os
 import sys
 
-# Tests are of the CPU, wherever they run, but for those that `pytest -m gpu` asks for. It is settled
-# here, before any other conftest.py: torch and Triton look when they are first imported.
+# Tests are of the CPU, wherever they run, but for those that `pytest -m gpu` asks for. That is
+# settled before any other conftest.py: torch and Triton look when they are first imported.
 is_of_gpu = "gpu" in sys.argv
 if not is_of_gpu:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

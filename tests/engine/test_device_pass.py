@@ -9,6 +9,7 @@ import random
 import plain_head as plain
 import pytest
 import tiny_models
+import torch
 from engine.driving import Adversary, request, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from cast_server import build
 from cast_server.engine.device_pass import DevicePass
 from cast_server.engine.request import SamplingParams
 from cast_server.engine.target_pass import HostPass
+from cast_server.training.features import FeatureRecorder
 
 VOCAB, WIDTH = tiny_models.VOCAB_SIZE, tiny_models.SIZES["hidden_size"]
 SHARED, LENGTH = 24, 30
@@ -271,3 +273,33 @@ def test_padding_is_written_nowhere(make_core, tmp_path) -> None:
     assert changed[1] <= own | scratch
     assert changed[2] <= own | scratch
     assert len(changed[1] & scratch) >= 3
+
+
+def test_what_is_kept_for_training_is_the_same(make_core) -> None:
+    """A recorder that watches later is shown the same states, moved to the same places."""
+    kept = []
+    for kernels in ("torch", "auto"):
+        core = make_core(kernels=kernels) if kernels == "auto" else usual_core()
+        mislead(core, "llama", 8)
+        kept.append(record(core))
+    assert kept[0].keys() == kept[1].keys() == {str(i) for i in range(COUNT)}
+    for name, rows in kept[0].items():
+        torch.testing.assert_close(rows, kept[1][name], atol=0.05, rtol=0.02)
+
+
+def usual_core():
+    core = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), kernels="torch")
+    assert isinstance(core.target, HostPass)
+    return core
+
+
+def record(core) -> dict[str, torch.Tensor]:
+    """Hidden states of all answers, bfloat16."""
+    recorder, kept = FeatureRecorder(core.runner, (1, 2)), {}
+
+    def keep(sequence) -> None:
+        kept[sequence.id] = recorder.rows(sequence.slots(0, sequence.num_computed)).float()
+
+    core.on_finish = keep
+    assert accepted(run(core, requests(["tree:8"]))) > 50
+    return kept
