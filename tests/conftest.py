@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
+
+# What tests measure and learn, on a machine that they keep busy, is not for the user's own cache.
+os.environ["CASTSERVE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "castserve")
 
 # Tests are of the CPU, wherever they run, but for those that `pytest -m gpu` asks for. That is
 # settled before any other conftest.py: torch and Triton look when they are first imported.
-is_of_gpu = "gpu" in sys.argv
-if not is_of_gpu:
+if "gpu" not in sys.argv:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-if not is_of_gpu or os.environ.get("CAST_GPU_TESTS") == "cpu":
     os.environ.setdefault("TRITON_INTERPRET", "1")

@@ -175,7 +175,7 @@ def read_questions(path: Path, count: int) -> list[str]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.acceptance", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench acceptance", description=__doc__)
     add = parser.add_argument
     add("--dataset", type=Path, nargs="+", required=True, help="question files, JSON lines")
     add("--num-questions", type=int, default=20, help="of each file (default: 20)")

@@ -131,7 +131,7 @@ def _spread(values: Sequence[float], digits: int) -> str:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench compare", description=__doc__)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8], metavar="N")
     parser.add_argument("--rounds", type=int, default=5, help="counted turns of each side")

@@ -72,7 +72,7 @@ def plain_step(core: EngineCore, prompt: list[int]) -> Callable[[], Any]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.draft_cost", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench draft-cost", description=__doc__)
     add = parser.add_argument
     add("--model", default="smollm2-135m-instruct")
     add("--head", help="directory of the draft head (default: the shipped one)")

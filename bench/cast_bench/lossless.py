@@ -136,7 +136,7 @@ def _report(found: list[Difference], plain: list[list[int]], args: argparse.Name
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.lossless", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench lossless", description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
     parser.add_argument("--dtype", choices=tuple(_TOLERANCE), default="bfloat16")
     parser.add_argument("--policy", default="tree:7", help="compared with off")

@@ -224,7 +224,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.policies", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench policies", description=__doc__)
     add = parser.add_argument
     add("--policy", type=_names, default=["off", "cast"])
     add("--grid", type=_names, default=[], help="more policies: shapes to find the best one of")

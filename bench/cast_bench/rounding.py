@@ -96,7 +96,7 @@ def _figures(errors: Tensor) -> dict[str, float]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m cast_bench.rounding", description=__doc__)
+    parser = argparse.ArgumentParser(prog="cast-bench rounding", description=__doc__)
     add = parser.add_argument
     add("--model", default="smollm2-135m-instruct")
     add("--num-prompts", type=int, default=8)

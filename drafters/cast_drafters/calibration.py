@@ -8,6 +8,10 @@ what is learnt is the probability given that the parent was accepted, the factor
 
 The map is a table of hit rates over the log-odds of the confidence, a row for each kind of guess.
 Rows with few samples lean on what all depths and ranks have in common, and that on the prior.
+
+A path is worth the product along it, times a factor for its depth: where the second guess is sure
+of itself, the first was right more often than its own confidence says, as inside a passage that
+repeats an earlier one. The factor is learnt from the paths that were verified.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ _MEMORY: Final = 30_000.0  # candidates that all rows together look back on
 _HEAVY: Final = 1e6  # when weights are scaled back
 _LEAN: Final = 30.0  # samples that the common rate of a knot is worth to a row
 _PRIOR: Final = 20.0  # and the prior to the common rate
+_PATH_DEPTHS: Final = 6  # the last: and beyond
+_LARGEST_FACTOR: Final = math.log(2)
+_STIFF: Final = 30.0  # accepted nodes that a factor of paths waits for, at first …
+_SUPPLE: Final = 300.0  # … and in the long run
 _AGEING: Final = 0.97  # of a surprise, an outcome
 _FADING: Final = 0.998  # of a shift, an outcome
 _LEAST_SPREAD: Final = 0.02
@@ -62,6 +70,9 @@ class Calibration:
         self._prior = 1 / (1 + np.exp(-np.linspace(_LOW, _HIGH, _KNOTS)))
         self._weight = 1.0  # of the next sample
         self._odds: dict[Kind, list[float]] = {}  # at the knots
+        self._stale: set[Kind] = set()  # rows to be worked out anew when they are next asked for
+        self._paths = np.zeros((_MODES, _PATH_DEPTHS))  # logarithms of the factors
+        self._weight_of_paths = np.full((_MODES, _PATH_DEPTHS), _STIFF)
         self._surprise = {
             (mode, source): Surprise() for mode in range(_MODES) for source in range(_SOURCES)
         }
@@ -70,17 +81,14 @@ class Calibration:
     def log_prob(self, kind: Kind, confidence: float) -> float:
         """Natural log-probability of acceptance, given the parent's; `confidence` is a logarithm
         too."""
-        below, share, beyond = _place(confidence)
-        odds = self._odds.get(kind)
-        if odds is None:
-            odds = self._odds[kind] = self._row(kind)
-        along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
-        along += self._surprise[kind[:2]].shift
-        # log of the logistic function; written so that no exponential can overflow
-        return min(_BEST, min(0.0, along) - math.log1p(math.exp(-abs(along))))
+        if kind in self._stale:
+            self._stale.remove(kind)
+            del self._odds[kind]
+        return self._told(kind, confidence)
 
-    def learn(self, kind: Kind, confidence: float, predicted: float, is_right: bool) -> None:
-        """One candidate of an accepted node. `predicted` is what `log_prob` had said of it."""
+    def learn(self, kind: Kind, confidence: float, is_right: bool) -> None:
+        """One candidate of an accepted node, held against what was last told of its kind."""
+        predicted = math.exp(self._told(kind, confidence))
         below, share, _ = _place(confidence)
         for knot, part in ((below, 1 - share), (below + 1, share)):
             self._seen[kind][knot] += self._weight * part
@@ -90,12 +98,29 @@ class Calibration:
         self._weight *= 1 + 1 / _MEMORY
         if self._weight > _HEAVY:
             self._scale(1 / self._weight)
-        # The row is worked out anew when it is next asked for; others that lean on it, in time.
-        self._odds.pop(kind, None)
-        self.report.add(math.exp(predicted), is_right)
+        self._stale.add(kind)  # rows that lean on this one follow in time
+        self.report.add(predicted, is_right)
         mode, source, _, rank = kind
         if not rank:
-            self._surprise[mode, source].add(math.exp(predicted), is_right)
+            self._surprise[mode, source].add(predicted, is_right)
+
+    def step_log_prob(self, is_sampled: bool, depth: int) -> float:
+        """What a path's log-probability gains by being `depth` long instead of one node less,
+        beside that of the node itself."""
+        if not 1 < depth <= _PATH_DEPTHS:
+            return 0.0
+        return float(
+            self._paths[int(is_sampled), depth - 1] - self._paths[int(is_sampled), depth - 2]
+        )
+
+    def learn_paths(self, is_sampled: bool, depth: int, expected: float, accepted: float) -> None:
+        """Of one tree's verified nodes at a depth of 2 and more: how many were expected to be
+        accepted, with all that leads to them, and how many were."""
+        place = int(is_sampled), min(depth, _PATH_DEPTHS) - 1
+        weight = min(_SUPPLE, self._weight_of_paths[place] + expected)
+        self._weight_of_paths[place] = weight
+        factor = self._paths[place] + (accepted - expected) / weight
+        self._paths[place] = min(_LARGEST_FACTOR, max(-_LARGEST_FACTOR, factor))
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,6 +129,7 @@ class Calibration:
         document = {
             "seen": np.round(self._seen, 2).tolist(),
             "hits": np.round(self._hits, 2).tolist(),
+            "paths": np.round(self._paths, 3).tolist(),
         }
         scratch.write_text(json.dumps(document) + "\n")
         scratch.replace(path)
@@ -118,13 +144,26 @@ class Calibration:
         try:
             document = json.loads(path.read_text())
             seen, hits = (np.array(document[name], np.float64) for name in ("seen", "hits"))
+            paths = np.array(document.get("paths", new._paths), np.float64)
         except (OSError, ValueError, KeyError, TypeError) as cause:
             raise ValueError(f"{path} is no calibration: {cause}.") from cause
-        if seen.shape != new._seen.shape or hits.shape != seen.shape:
+        is_whole = hits.shape == seen.shape and paths.shape == new._paths.shape
+        if seen.shape != new._seen.shape or not is_whole:
             raise ValueError(f"{path} is a calibration of another shape, {seen.shape}.")
         scale = np.minimum(1.0, most / np.maximum(seen.sum(-1, keepdims=True), 1e-9))
-        new._seen, new._hits = seen * scale, hits * scale
+        new._seen, new._hits, new._paths = seen * scale, hits * scale, paths
         return new
+
+    def _told(self, kind: Kind, confidence: float) -> float:
+        """By the row as it was last asked for."""
+        below, share, beyond = _place(confidence)
+        odds = self._odds.get(kind)
+        if odds is None:
+            odds = self._odds[kind] = self._row(kind)
+        along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
+        along += self._surprise[kind[:2]].shift
+        # log of the logistic function; written so that no exponential can overflow
+        return min(_BEST, min(0.0, along) - math.log1p(math.exp(-abs(along))))
 
     def _row(self, kind: Kind) -> list[float]:
         mode, source = kind[:2]

@@ -11,6 +11,7 @@ nothing that a crop brings back was ever dropped.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 from collections.abc import Sequence
@@ -60,6 +61,9 @@ class DraftModelDrafter(Drafter):
         self._model, self._vocab_size = model, vocab_size
         self._levels, self._width, self._chunk = levels, width, chunk
         self._device = model.device
+        # What transformers calls it changed in 5.24, and not for every model at once.
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._num_embeddings: int = model.get_input_embeddings().weight.shape[0]
         config = model.config.get_text_config()
         self._max_len = getattr(config, "max_position_embeddings", None) or sys.maxsize
@@ -162,9 +166,8 @@ class DraftModelDrafter(Drafter):
         ids_1L = torch.tensor([token_ids]).clamp_(max=self._num_embeddings - 1).to(self._device)
         for begin in range(0, len(token_ids), self._chunk):
             piece_1L = ids_1L[:, begin : begin + self._chunk]
-            out = self._model(
-                input_ids=piece_1L, past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
+            passed = {self._cache_argument: cache}
+            out = self._model(input_ids=piece_1L, use_cache=True, logits_to_keep=1, **passed)
         logits_V: Tensor = out.logits[0, -1].float()
         return logits_V
 

@@ -88,10 +88,14 @@ class GrowingTree:
         """Children whose paths are of use stay."""
         above = self.nodes[node].log_prob if node >= 0 else 0.0
         depth = self.depth(node) + 1
+        step = (
+            self._calibration.step_log_prob(self._is_sampled, depth) if self._calibration else 0.0
+        )
         for (token, confidence, source), rank, log_prob in children:
-            if above + log_prob < self.limits.least:
+            path = above + min(0.0, log_prob + step)
+            if path < self.limits.least:
                 break
-            self.nodes.append(Node(token, node, depth, above + log_prob, source, confidence, rank))
+            self.nodes.append(Node(token, node, depth, path, source, confidence, rank))
         if node >= 0:
             self.nodes[node].has_children = True
 

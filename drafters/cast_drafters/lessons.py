@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from cast_drafters.base import DraftContext, VerifyResult
 from cast_drafters.calibration import Calibration, Kind
 from cast_drafters.tree import DraftTree
@@ -25,6 +27,7 @@ class Proposals:
             if result.request_id in self._last:
                 tree, is_sampled = self._last.pop(result.request_id)
                 learn_from(calibration, tree, result.token_ids, is_sampled)
+                learn_paths(calibration, result, is_sampled)
 
     def forget(self, request_id: str) -> None:
         self._last.pop(request_id, None)
@@ -43,19 +46,24 @@ def learn_from(
     children: dict[int, list[int]] = {}
     for node, parent in enumerate(tree.parents_T.tolist()):
         children.setdefault(parent, []).append(node)
-    node, above = -1, 0.0
+    node = -1
     for depth, token in enumerate(token_ids, start=1):
         right = -1
         for child in children.get(node, ()):
             is_right = right < 0 and int(tree.token_ids_T[child]) == token
             right = child if is_right else right
             source = int(tree.sources_T[child]) if tree.sources_T is not None else 0
-            calibration.learn(
-                Kind.of(is_sampled, source, depth, int(tree.ranks_T[child])),
-                float(tree.confidences_T[child]),
-                float(tree.log_probs_T[child]) - above,
-                is_right,
-            )
+            kind = Kind.of(is_sampled, source, depth, int(tree.ranks_T[child]))
+            calibration.learn(kind, float(tree.confidences_T[child]), is_right)
         if right < 0:
             return
-        node, above = right, float(tree.log_probs_T[right])
+        node = right
+
+
+def learn_paths(calibration: Calibration, result: VerifyResult, is_sampled: bool) -> None:
+    """Of verified nodes only: which they are was settled before anything was known of them. Of the
+    others, those behind a right guess remain unknown, so that mostly failures would be counted."""
+    log_probs_T, depths_T = result.tree.log_probs_T, result.tree.depths_T
+    for depth in range(2, int(depths_T.max(initial=0)) + 1):
+        expected = float(np.exp(log_probs_T[depths_T == depth]).sum())
+        calibration.learn_paths(is_sampled, depth, expected, len(result.accepted_nodes) >= depth)

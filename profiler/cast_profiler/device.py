@@ -31,14 +31,26 @@ def read_bandwidth(num_bytes: int, device: torch.device) -> float:
     """Bytes a second while a float32 buffer of about `num_bytes` is summed, the best of five."""
     count = min(max(num_bytes, _SMALLEST), _LARGEST) // 4
     buffer_N = torch.ones(count, device=device)
-    fastest = float("inf")
+    return 4 * count / _fastest(buffer_N.sum, device)
+
+
+def copy_bandwidth(num_bytes: int, device: torch.device) -> float:
+    """Bytes a second read and written, added up, while one float32 buffer is copied to another, of
+    about `num_bytes` together; the best of five."""
+    count = min(max(num_bytes, _SMALLEST), _LARGEST) // 8
+    source_N, target_N = torch.ones(2, count, device=device)
+    return 8 * count / _fastest(lambda: target_N.copy_(source_N), device)
+
+
+def _fastest(run: Callable[[], object], device: torch.device) -> float:
+    seconds = []
     for _ in range(_TRIES + 1):  # the first one touches the memory
         wait_for(device)
         begin = time.perf_counter()
-        buffer_N.sum()
+        run()
         wait_for(device)
-        fastest = min(fastest, time.perf_counter() - begin)
-    return 4 * count / fastest
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
 
 
 def wait_for(device: torch.device) -> None:

@@ -22,6 +22,8 @@ from cast_kernels.tree_attention.fixed import Size
 from cast_kernels.tree_attention.paged import WORD_BITS
 from cast_kernels.tree_attention.tiling import MAX_HEAD_DIM
 from cast_profiler.cost import CostModel, RooflineCost
+from cast_profiler.datasheets import data_sheet
+from cast_profiler.device import device_name
 from cast_profiler.drift import CorrectedCost
 from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
@@ -127,18 +129,37 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
 
 
 def _guessed_cost(runner: ModelRunner) -> CostModel:
-    """What holds until something has been measured: orders of magnitude of a CPU or a GPU."""
-    is_cuda = runner.device.type == "cuda"
+    """What holds until something has been measured."""
     width = runner.dtype.itemsize
+    bytes_per_second, flops_per_second = _guessed_speed(runner.device, runner.dtype)
     return RooflineCost(
-        bytes_per_second=1e12 if is_cuda else 2e10,
-        flops_per_second=1e14 if is_cuda else 2e11,
+        bytes_per_second=bytes_per_second,
+        flops_per_second=flops_per_second,
         weight_bytes=weight_bytes(runner.model),
         bytes_per_weight=width,
         key_bytes=runner.kv_cache_YS2KD[:, 0].numel() * width,
         draft_share=0.1,
-        overhead_seconds=1e-4 if is_cuda else 1e-3,
+        overhead_seconds=1e-4 if runner.device.type == "cuda" else 1e-3,
     )
+
+
+def _guessed_speed(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """Bytes and operations a second: the data sheet's, or orders of magnitude of a CPU or a GPU."""
+    if device.type != "cuda":
+        return 2e10, 2e11
+    bandwidth, operations, name = 1e12, 1e14, device_name(device)
+    sheet = data_sheet(name)
+    if sheet is None:
+        _log.info(
+            "There is no data sheet for %s: unless steps are measured, %.0e bytes and %.0e "
+            "operations a second are assumed.",
+            name,
+            bandwidth,
+            operations,
+        )
+        return bandwidth, operations
+    _log.info("Unless steps are measured, they are assumed to cost what %s allows.", sheet.name)
+    return sheet.bytes_per_second.value, sheet.operations_per_second(dtype) or operations
 
 
 def _make_pass(

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cast_drafters.base import DraftLimits, VerifyResult
 from cast_drafters.calibration import Calibration, Kind, Reliability
-from cast_drafters.lessons import learn_from
+from cast_drafters.growth import ROOT, GrowingTree, Guess
+from cast_drafters.lessons import learn_from, learn_paths
 from cast_drafters.tree import DraftTree
 
 KIND = Kind.of(is_sampled=False, source=0, depth=1, rank=1)  # second guesses do not surprise
@@ -23,7 +25,7 @@ def teach(calibration, kind, truth, count, seed=0) -> None:
     for confidence in generator.uniform(0.02, 0.98, count).tolist():
         log = math.log(confidence)
         is_right = generator.random() < truth(confidence)
-        calibration.learn(kind, log, calibration.log_prob(kind, log), bool(is_right))
+        calibration.learn(kind, log, bool(is_right))
 
 
 def told(calibration, kind, confidence) -> float:
@@ -125,7 +127,7 @@ class Notes:
     def __init__(self) -> None:
         self.seen: list[tuple[float, bool]] = []
 
-    def learn(self, kind, confidence, predicted, is_right) -> None:
+    def learn(self, kind, confidence, is_right) -> None:
         self.seen.append((round(math.exp(confidence), 2), is_right))
 
 
@@ -143,3 +145,53 @@ def test_lessons_are_the_candidates_of_accepted_nodes(tokens, lessons) -> None:
     notes = Notes()
     learn_from(notes, tree(), tokens, is_sampled=False)  # type: ignore[arg-type]
     assert notes.seen == lessons
+
+
+def chain(calibration, confidences) -> DraftTree:
+    """Tokens 1, 2, … one behind the other."""
+    growing = GrowingTree([], DraftLimits(8, 8, max_width=1), calibration)
+    for node, confidence in enumerate(confidences, start=ROOT):
+        growing.add_children(node, [Guess(node + 2, math.log(confidence))])
+    return growing.finish()
+
+
+def test_paths_whose_guesses_are_right_together_are_worth_more_than_their_product() -> None:
+    """Half of all texts repeat themselves: their first guess is right in 0.7 of all cases, of the
+    others in 0.3, and both have a confidence of 0.5. Only the second guess knows which is which."""
+    calibration = Calibration()
+    generator = np.random.default_rng(0)
+    expected, accepted = np.zeros(2), np.zeros(2)
+    for number in range(9000):
+        repeats = generator.random() < 0.5
+        tree = chain(calibration, (0.5, 0.7 if repeats else 0.1))
+        is_right = generator.random(2) < ((0.7, 0.7) if repeats else (0.3, 0.1))
+        length = int(np.cumprod(is_right).sum())
+        tokens = (*range(1, length + 1), 99)
+        learn_from(calibration, tree, tokens, is_sampled=False)
+        result = VerifyResult("a", tree, tuple(range(length)), tokens)
+        learn_paths(calibration, result, is_sampled=False)
+        if number >= 1000:
+            expected += np.exp(tree.log_probs_T)
+            accepted += np.arange(2) < length
+        assert tree.log_probs_T[1] <= tree.log_probs_T[0]
+    assert expected == pytest.approx(accepted, rel=0.05)
+    assert calibration.step_log_prob(is_sampled=False, depth=2) > 0.15
+    assert calibration.step_log_prob(is_sampled=True, depth=2) == 0.0
+
+
+def test_what_is_known_of_paths_survives_a_restart(tmp_path) -> None:
+    calibration = Calibration()
+    for _ in range(200):
+        calibration.learn_paths(is_sampled=False, depth=2, expected=0.3, accepted=1)
+    calibration.save(tmp_path / "it.json")
+    again = Calibration.load(tmp_path / "it.json")
+    known = calibration.step_log_prob(is_sampled=False, depth=2)
+    assert known > 0.1
+    assert again.step_log_prob(is_sampled=False, depth=2) == pytest.approx(known, abs=0.001)
+
+
+def test_a_factor_stays_within_reason() -> None:
+    calibration = Calibration()
+    for _ in range(10_000):
+        calibration.learn_paths(is_sampled=False, depth=2, expected=0.1, accepted=1)
+    assert calibration.step_log_prob(is_sampled=False, depth=2) == pytest.approx(math.log(2))

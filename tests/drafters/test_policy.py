@@ -7,6 +7,7 @@ import pytest
 from builders_at_work import costs, frontier, seats
 
 from cast_drafters.base import DraftLimits
+from cast_drafters.builders.base import Outcome
 from cast_drafters.policy import OFF, POLICIES, Policy, make_builder, parse_policy
 from cast_drafters.tree import DraftTree, tree_from_arrays
 
@@ -180,16 +181,18 @@ def test_who_pauses_comes_back_while_others_draft() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tokens", "drafted_seconds", "plain_seconds", "last", "most"),
+    ("expected", "accepted", "drafted_seconds", "plain_seconds", "last", "most"),
     [
         # Steps with drafts take twice as long and bring a quarter more; nobody predicts it.
-        (5.0, 2.0, 1.0, 300, 16),
+        (1.0, 1, 2.0, 1.0, 300, 16),
         # By prediction drafts gain 10 %; but plain steps take 0.7 of what is predicted.
-        (4.4, 1.0, 0.7, 200, 60),
+        (0.4, 0.4, 1.0, 0.7, 200, 60),
+        # Drafts would gain a quarter, if what is foreseen came true.
+        (2.0, 0.4, 1.25, 1.0, 200, 16),
     ],
 )
 def test_drafting_that_does_not_pay_rests_longer_and_longer(
-    tokens, drafted_seconds, plain_seconds, last, most
+    expected, accepted, drafted_seconds, plain_seconds, last, most
 ) -> None:
     builder = make_builder("cast")
     step = costs(slope=0.0, num_sequences=4)
@@ -199,8 +202,8 @@ def test_drafting_that_does_not_pay_rests_longer_and_longer(
         drafted.append(limits[0].max_nodes > 0)
         builder.choose([tree_from_arrays([1], [-1], [-0.1])] * 4, seats(4, 8), step)
         if drafted[-1]:
-            builder.settle(tokens, drafted_seconds, 1.0, step)
+            builder.settle(Outcome(expected, accepted, drafted_seconds, 1.0), step)
         else:
-            builder.settle(4, plain_seconds, 1.0, step)
+            builder.settle(Outcome(0.0, 0, plain_seconds, 1.0), step)
     assert sum(drafted[:32]) > 25
     assert sum(drafted[-last:]) <= most

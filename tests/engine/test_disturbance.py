@@ -21,7 +21,7 @@ def core(make_core):
     cost = CostTable(CostCurve((1, 8, 64), (0.025, 0.03, 0.12)), CostCurve((1, 64), (0.0025, 0.01)))
     core.planner.cost = CorrectedCost(cost)
     core.planner.cost.saw_verify = lambda *_: None
-    core.planner.cost.saw_drafts = lambda *_: None
+    core.planner.cost.saw_level = core.planner.cost.saw_host = lambda *_: None
     return core
 
 

@@ -32,7 +32,7 @@ def plant(core, *seconds: float) -> None:
     table = CostTable(CostCurve((1, 4, 64), seconds), CostCurve((1,), (1e-6,)))
     cost = core.planner.cost = CorrectedCost(table)
     cost.saw_verify = lambda *_: None
-    cost.saw_drafts = lambda *_: None
+    cost.saw_level = cost.saw_host = lambda *_: None
     core.planner._builder("cast").settle = lambda *_: None
 
 
@@ -90,7 +90,7 @@ def test_rows_that_cost_nothing_are_used_and_ruinous_ones_are_not(core) -> None:
 
 def test_the_price_is_that_of_plain_decoding_at_least(core) -> None:
     plant(core, 1.0, 1.0, 1.0)
-    core.planner._speed_up = 0.2
+    core.planner._speed_ups = dict.fromkeys(range(8), 0.2)
     seen = []
     builder = core.planner._builder("cast")
     limits = builder.limits

@@ -7,9 +7,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from attention_steps import make_rows, relative_error
 
 from cast_kernels.backend import TORCH, choose_backend, triton_backend
+from cast_kernels.tree_attention.parity import make_rows, relative_error
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -44,7 +44,7 @@ def test_keys_are_written_and_attended_through_one_contract(backend) -> None:
     torch.manual_seed(0)
     cache = torch.full((60, 2, 2, 16), torch.nan)
     slots = rng.permutation(60)
-    rows = [make_rows(rng, slots[:20], 14, 1, 5)[0], make_rows(rng, slots[20:29], 0, 9, 0)[0]]
+    rows = [make_rows(rng, slots[:20], 1, 5)[0], make_rows(rng, slots[20:29], 9, 0)[0]]
     new = np.concatenate([slots[14:20], slots[20:29]])
     cache[torch.from_numpy(slots[:14])] = torch.randn(14, 2, 2, 16)
     product = torch.randn(15, 8, 16)  # four heads of queries, two of keys and two of values

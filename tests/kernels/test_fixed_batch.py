@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_steps import make_rows, relative_error
 
 from cast_kernels.staging import Field, Staging
 from cast_kernels.tree_attention import kernel
 from cast_kernels.tree_attention.fixed import FixedBatch, Size, fill_counts
+from cast_kernels.tree_attention.parity import make_rows, relative_error
 
 CPU = torch.device("cpu")
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
@@ -35,7 +35,7 @@ def make_step(shape, seed=0):
         begin += len(own)
         slots = (own[:, None] * 16 + np.arange(16)).reshape(-1)[:length].astype(np.int64)
         cache[slots] = torch.randn(length, 2, 2, 16)
-        rows.append(make_rows(rng, slots, *one)[0])
+        rows.append(make_rows(rng, slots, *one[1:])[0])
     return torch.randn(sum(one.num_rows for one in rows), 4, 16), cache, rows
 
 

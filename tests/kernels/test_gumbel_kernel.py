@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
-from cast_kernels.gumbel import gumbel_argmax
+from cast_kernels.gumbel import gumbel_argmax, parity
 from cast_kernels.gumbel import kernel as gumbel_kernel
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def make(rows, vocabulary, dtype=torch.float32):
-    torch.manual_seed(rows * vocabulary)
-    scores = (torch.randn(rows, vocabulary) * 3).to(dtype)
-    seeds = torch.randint(-(2**63), 2**63 - 1, (rows,))
-    return scores, seeds, torch.randint(0, 2**33, (rows,))
-
-
-def log_prob(scores, tokens):
-    return scores.double().log_softmax(-1).gather(1, tokens[:, None])[:, 0].float()
+    return parity.sample(rows, vocabulary, dtype, seed=rows * vocabulary)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -27,18 +22,14 @@ def log_prob(scores, tokens):
 def test_chooses_as_the_reference(rows, vocabulary, dtype) -> None:
     scores, seeds, positions = make(rows, vocabulary, dtype)
     scores[:, 1::3] = -torch.inf
-    tokens, log_probs = gumbel_kernel.gumbel_argmax(scores, seeds, positions)
-    assert torch.equal(tokens, gumbel_argmax(scores, seeds, positions))
-    torch.testing.assert_close(log_probs, log_prob(scores, tokens), atol=1e-5, rtol=1e-5)
+    parity.check(gumbel_kernel.gumbel_argmax, scores, seeds, positions)
 
 
 def test_flat_scores_show_the_noise_of_many_tokens() -> None:
     _, seeds, positions = make(40, 1)
     scores = torch.zeros(40, 1500)
-    tokens, _ = gumbel_kernel.gumbel_argmax(
-        scores, seeds, positions, config=gumbel_kernel.CONFIGS[0]
-    )
-    assert torch.equal(tokens, gumbel_argmax(scores, seeds, positions))
+    small = partial(gumbel_kernel.gumbel_argmax, config=gumbel_kernel.CONFIGS[0])
+    parity.check(small, scores, seeds, positions)
 
 
 def test_greedy_rows_take_the_first_of_the_highest_scores() -> None:
@@ -48,7 +39,8 @@ def test_greedy_rows_take_the_first_of_the_highest_scores() -> None:
     tokens, log_probs = gumbel_kernel.gumbel_argmax(scores, seeds, positions, is_greedy)
     noisy = gumbel_argmax(scores, seeds, positions)
     assert tokens.tolist() == [700, noisy[1], 700, 700]
-    torch.testing.assert_close(log_probs, log_prob(scores, tokens), atol=1e-5, rtol=1e-5)
+    right = parity.log_prob(scores, tokens)
+    torch.testing.assert_close(log_probs, right, atol=1e-5, rtol=1e-5)
 
 
 def test_one_allowed_token_far_behind_forbidden_tiles() -> None:

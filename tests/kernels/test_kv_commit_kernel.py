@@ -1,4 +1,4 @@
-"""The kernel against the reference, with moves that overlap."""
+"""Kernel and reference against a loop, with moves that overlap."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import pytest
 import torch
 
 from cast_kernels.kv_commit import kernel as kv_commit_kernel
-from cast_kernels.kv_commit import kv_commit
+from cast_kernels.kv_commit import kv_commit, parity
 
 FUNCTIONS = [kv_commit, kv_commit_kernel.kv_commit]
 
 
+@pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
 @pytest.mark.parametrize("moves", [1, 3, 20, 70])
-def test_equals_reference(moves, dtype) -> None:
-    torch.manual_seed(moves)
-    cache = torch.randn(2, 3 * moves + 40, 2, 3, 20).to(dtype)
-    chain = torch.randperm(cache.shape[1])[: 2 * moves + 2].view(2, moves + 1)
-    source, target = chain[:, :-1].clone(), chain[:, 1:].clone()  # each overwrites the next source
+def test_slots_move_all_at_once(moves, dtype, function) -> None:
+    cache, source, target = parity.sample(2, moves, 2, 3, 20, dtype, seed=moves)
     source[1, -1] = -1
-    expected = cache.clone()
-    kv_commit(expected, source, target)
-    assert not torch.equal(expected.view(torch.uint8), cache.view(torch.uint8))
-    kv_commit_kernel.kv_commit(cache, source, target)
-    assert torch.equal(cache.view(torch.uint8), expected.view(torch.uint8))
+    parity.check(function, cache, source, target)
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

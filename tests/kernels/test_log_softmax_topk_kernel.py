@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 from cast_kernels.log_softmax_topk import kernel as topk_kernel
-from cast_kernels.log_softmax_topk import log_softmax_topk
+from cast_kernels.log_softmax_topk import parity
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SMALL = topk_kernel.CONFIGS[0]
 
 
 def check(logits, k, config=SMALL) -> None:
-    values, indices = topk_kernel.log_softmax_topk(logits, k, config)
-    expected_values, expected_indices = log_softmax_topk(logits, k)
-    assert torch.equal(indices, expected_indices)
-    torch.testing.assert_close(values, expected_values, atol=1e-5, rtol=1e-5)
+    parity.check(partial(topk_kernel.log_softmax_topk, config=config), logits, k)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -24,8 +23,7 @@ def check(logits, k, config=SMALL) -> None:
     ("rows", "vocabulary", "k"), [(1, 1, 1), (1, 5, 5), (3, 131, 10), (1, 4099, 16), (2, 512, 1)]
 )
 def test_equals_reference(rows, vocabulary, k, dtype) -> None:
-    torch.manual_seed(vocabulary)
-    check((torch.randn(rows, vocabulary) * 4).to(dtype), k)
+    check(parity.sample(rows, vocabulary, dtype, seed=vocabulary), k)
 
 
 def test_equal_logits_come_in_order_of_their_indices() -> None:

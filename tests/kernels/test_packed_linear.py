@@ -2,26 +2,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from cast_kernels.linear import PackedLinear, WideLinear
-
-DTYPES = [(torch.float32, 1e-5), (torch.bfloat16, 1e-2), (torch.float16, 1e-2)]
+from cast_kernels.linear import PackedLinear, WideLinear, parity
+from cast_kernels.parity import MOST
 
 
 @pytest.mark.parametrize("leading", [(1,), (4,), (1, 5), (2, 3, 33)])
 @pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize(("dtype", "most"), DTYPES)
-def test_equals_linear(dtype, most, has_bias, leading) -> None:
+@pytest.mark.parametrize("dtype", MOST)
+def test_equals_linear(dtype, has_bias, leading) -> None:
     torch.manual_seed(0)
     weight = torch.randn(48, 80).to(dtype)
     bias = torch.randn(48).to(dtype) if has_bias else None
     x = torch.randn(*leading, 80).to(dtype)
-    with torch.inference_mode():
-        y = PackedLinear(weight, bias)(x)
-    right = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    assert (y.dtype, y.shape) == (dtype, right.shape)
-    assert float((y.double() - right).norm() / right.norm()) < most
+    parity.check(PackedLinear(weight, bias), weight, bias, x)
 
 
 def test_weights_that_are_not_contiguous() -> None:
@@ -46,6 +40,4 @@ def test_wide_products_are_float32_and_the_same_in_any_company(dtype, has_bias, 
         y = layer(x)
         for rows in (1, 2, 3, 4, 7, 16):
             assert torch.equal(layer(x[:rows]), y[:rows]) or dtype == torch.float32, rows
-    right = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    assert y.dtype == torch.float32
-    assert float((y.double() - right).norm() / right.norm()) < 1e-6
+    parity.check_wide(layer, weight, bias, x)

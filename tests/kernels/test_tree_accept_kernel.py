@@ -6,23 +6,9 @@ import pytest
 import torch
 
 from cast_kernels.tree_accept import kernel as tree_accept_kernel
-from cast_kernels.tree_accept import tree_accept
+from cast_kernels.tree_accept import parity, tree_accept
 
 FUNCTIONS = [tree_accept, tree_accept_kernel.tree_accept]
-
-
-def random_trees(sizes, seed, vocabulary=3):
-    """Rows of all trees; so few tokens that siblings repeat and walks go deep."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def below(bound: int) -> int:
-        return int(torch.randint(bound, (), generator=generator))
-
-    parents = [below(min(row, 4)) if row else -1 for size in sizes for row in range(size)]
-    tokens = torch.randint(vocabulary, (sum(sizes),), generator=generator)
-    chosen = torch.randint(vocabulary, (sum(sizes),), generator=generator)
-    cu_rows = torch.tensor([0, *sizes]).cumsum(0).int()
-    return chosen, tokens, torch.tensor(parents, dtype=torch.int32), cu_rows
 
 
 def as_lists(results):
@@ -47,9 +33,8 @@ def test_walks_written_out(accept) -> None:
 @pytest.mark.parametrize("sizes", [[1], [0], [0, 31, 0], [33, 1, 0, 7, 64], [200, 130]])
 def test_equals_reference(sizes, max_depth) -> None:
     for seed in range(3):
-        rows = random_trees(sizes, seed)
-        results = [accept(*rows, max(sizes), max_depth) for accept in FUNCTIONS]
-        assert as_lists(results[0]) == as_lists(results[1])
+        rows = parity.sample(sizes, seed=seed)
+        parity.check(tree_accept_kernel.tree_accept, *rows, max(sizes), max_depth)
 
 
 def test_a_chain_is_accepted_to_its_end() -> None:

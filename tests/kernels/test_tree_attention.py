@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_steps import make_rows, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cast_kernels.tree_attention import AttentionPlan, tree_attention
+from cast_kernels.tree_attention.parity import make_rows, relative_error
 from cast_kernels.tree_attention.reference import tree_attention_reference
 
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
@@ -42,7 +42,7 @@ def make_step(shape, *, key_heads, group, head_dim, dtype, seed=0, idle=0):
     for one, length in zip(shape, lengths, strict=True):
         own = slots[begin : begin + length]
         cache[own] = torch.randn(length, 2, key_heads, head_dim).to(dtype)
-        made = make_rows(rng, own, *one)
+        made = make_rows(rng, own, *one[1:])
         rows.append(made[0])
         parents.append(made[1])
         begin += length

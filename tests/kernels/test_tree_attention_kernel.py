@@ -5,13 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from attention_steps import make_rows, relative_error
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cast_kernels.parity import MOST
 from cast_kernels.tree_attention import SequenceRows, kernel, tiling
 from cast_kernels.tree_attention.merge import merge
 from cast_kernels.tree_attention.paged import PagedBatch, pack
+from cast_kernels.tree_attention.parity import relative_error
+from cast_kernels.tree_attention.parity import sample as make_step
 
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
 SHAPES = {
@@ -22,27 +24,6 @@ SHAPES = {
     "three mask words": [(3, 1, 140)],
     "chunk and trees": [(70, 1, 8), (5, 40, 0), (0, 1, 0), (17, 3, 6)],
 }
-EPSILON = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
-
-
-def make_step(
-    shape, *, key_heads=2, group=2, head_dim=16, dtype=torch.float32, page=16, idle=0, seed=0
-):
-    """Queries, cache and rows, the cache NaN wherever nothing was written."""
-    rng = np.random.default_rng(seed)
-    torch.manual_seed(seed)
-    lengths = [sum(one) for one in shape]
-    pages = rng.permutation(sum(-(-length // page) for length in lengths) + 3)
-    cache = torch.full((len(pages) * page, 2, key_heads, head_dim), torch.nan, dtype=dtype)
-    rows, begin = [], 0
-    for one, length in zip(shape, lengths, strict=True):
-        own = pages[begin : begin + -(-length // page)]
-        begin += len(own)
-        slots = (own[:, None] * page + np.arange(page)).reshape(-1)[:length].astype(np.int64)
-        cache[slots] = torch.randn(length, 2, key_heads, head_dim).to(dtype)
-        rows.append(make_rows(rng, slots, *one)[0])
-    num_rows = sum(one.num_rows for one in rows) + idle
-    return torch.randn(num_rows, key_heads * group, head_dim).to(dtype), cache, rows
 
 
 def attend(q, cache, rows, *, page=16, **options):
@@ -69,12 +50,12 @@ def test_heads_that_do_not_fill_a_tile(group) -> None:
 
 
 @pytest.mark.parametrize("config", tiling.CONFIGS)
-@pytest.mark.parametrize("dtype", EPSILON)
+@pytest.mark.parametrize("dtype", MOST)
 def test_every_configuration(config, dtype) -> None:
     q, cache, rows = make_step([(40, 1, 20), (3, 1, 0)], dtype=dtype, head_dim=64)
     out = attend(q, cache, rows, scale=0.125, num_splits=2, config=config)
     assert out.dtype == dtype
-    assert relative_error(out, q, cache, rows, scale=0.125) < EPSILON[dtype]
+    assert relative_error(out, q, cache, rows, scale=0.125) < MOST[dtype]
 
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])

@@ -9,7 +9,6 @@ import pytest
 
 from cast_profiler.cost import CostCurve, CostTable
 from cast_profiler.drift import CorrectedCost
-from cast_profiler.regression import OnlineRegression
 
 BASE = CostTable(CostCurve((1, 64), (0.02, 0.1)), CostCurve((1, 64), (0.002, 0.008)))
 
@@ -48,37 +47,28 @@ def test_an_interrupted_pass_counts_for_little() -> None:
 def test_drafting_is_told_apart() -> None:
     cost = CorrectedCost(BASE)
     generator = np.random.default_rng(0)
-    for _ in range(3000):
-        sequences, base = int(generator.integers(1, 17)), float(generator.uniform(0, 0.012))
-        seconds = 0.0005 * sequences + 1.6 * base + float(generator.normal(0, 0.0003))
-        cost.saw_drafts(sequences, base, seconds)
-    assert cost.host_seconds(10) == pytest.approx(0.005, rel=0.1)
-    ratio = cost.draft_seconds(8, 100) / BASE.draft_seconds(8, 100)
-    assert ratio == pytest.approx(1.6, rel=0.1)
+    for _ in range(1500):
+        sequences, rows = (int(generator.integers(1, most)) for most in (17, 33))
+        noise = generator.lognormal(0, 0.05, 2)
+        cost.saw_level(rows, 100, 1, 1.6 * BASE.draft_seconds(rows, 100) * float(noise[0]))
+        cost.saw_host(sequences, (0.001 + 0.0005 * sequences) * float(noise[1]))
+    for sequences in (1, 4, 10):
+        expected = 0.001 + 0.0005 * sequences
+        assert cost.host_seconds(sequences) == pytest.approx(expected, rel=0.1)
+    for rows in (1, 8, 30):
+        ratio = cost.draft_seconds(rows, 100) / BASE.draft_seconds(rows, 100)
+        assert ratio == pytest.approx(1.6, rel=0.1)
 
 
-def test_passes_never_become_free() -> None:
+def test_large_batches_teach_nothing_about_small_ones_that_small_ones_unlearn_slowly() -> None:
     cost = CorrectedCost(BASE)
-    for _ in range(2000):
-        cost.saw_drafts(4, 0.004, 0.0005)
-    assert cost.draft_seconds(8, 100) >= 0.69 * BASE.draft_seconds(8, 100)
+    for sequences, truth in ((32, 0.030), (1, 0.0008)):
+        for _ in range(60):
+            cost.saw_host(sequences, truth)
+        assert cost.host_seconds(sequences) == pytest.approx(truth, rel=0.1)
 
 
-def test_regression_forgets_and_stays_finite() -> None:
-    model = OnlineRegression(start=(0.0, 0.0), scale=(1.0, 1.0), memory=100)
-    generator = np.random.default_rng(0)
-    for truth in ((1.0, 2.0), (3.0, 0.5)):
-        for _ in range(600):
-            x = generator.uniform(0, 3, 2)
-            model.learn(x.tolist(), float(np.dot(truth, x)))
-        assert model.coefficients == pytest.approx(truth, abs=0.1)
-    for _ in range(10_000):
-        model.learn((1.0, 1.0), 2.0)
-    assert model.predict((1.0, 1.0)) == pytest.approx(2.0, abs=0.02)
-    assert np.isfinite(model.coefficients).all()
-
-
-def test_less_than_nothing_is_nothing() -> None:
-    model = OnlineRegression(start=(0.0,), scale=(1.0,))
-    model.learn((1.0,), -5.0)
-    assert model.predict((1.0,)) == 0.0
+def test_nobody_drafts_for_nothing_and_levels_may_cost_nothing() -> None:
+    cost = CorrectedCost(CostTable(BASE.verify))
+    cost.saw_level(4, 100, 1, 0.001)
+    assert cost.host_seconds(0) == cost.draft_seconds(4, 100) == 0.0

@@ -173,6 +173,7 @@ def test_a_missing_file_is_a_sentence(tmp_path) -> None:
 
 def test_the_bandwidth_is_that_of_memory() -> None:
     assert 1e8 < device.read_bandwidth(1, torch.device("cpu")) < 1e13
+    assert 1e8 < device.copy_bandwidth(1, torch.device("cpu")) < 1e13
     assert device.device_name(torch.device("cpu"))
 
 

@@ -20,9 +20,11 @@ SERVER_ROOT = str(Path(cli.__file__).parents[1])
 
 # Stands in for the engine and the app, so that the command itself is what is tested.
 STUB = """
-import sys, types
+import signal, sys, types
 from cast_server import cli
 from cast_server.errors import ConfigError
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 class Engine:
     def start(self): print("engine started", flush=True)

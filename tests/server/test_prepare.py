@@ -32,8 +32,7 @@ def test_lessons_outlive_the_server(make_core) -> None:
     params = SamplingParams(max_tokens=40, temperature=0.0, ignore_eos=True)
     run(first, [request("a", prompt, params, "tree:6")])
     for _ in range(200):
-        known = first.drafter.calibration.log_prob(KIND, -0.5)
-        first.drafter.calibration.learn(KIND, -0.5, known, False)
+        first.drafter.calibration.learn(KIND, -0.5, False)
     remember(first, CONFIG)
     second = make_core()
     untaught = second.drafter.calibration.log_prob(KIND, -0.5)
@@ -45,7 +44,7 @@ def test_lessons_outlive_the_server(make_core) -> None:
 def test_counts_only_and_no_text(make_core) -> None:
     core = make_core()
     remember(core, CONFIG)
-    assert set(json.loads(calibration_path(core, CONFIG).read_text())) == {"seen", "hits"}
+    assert set(json.loads(calibration_path(core, CONFIG).read_text())) == {"seen", "hits", "paths"}
 
 
 def test_a_file_that_cannot_be_read_is_started_afresh(make_core, caplog) -> None:

@@ -69,6 +69,18 @@ class StepCosts:
         return self.model.host_seconds(num_sequences)
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a step brought and took, drafting and all, for all its sequences together: draft tokens
+    that were expected to be accepted and that were; seconds, and what a plain step is thought to
+    take."""
+
+    expected: float
+    accepted: float
+    seconds: float
+    plain_seconds: float
+
+
 class Builder(Protocol):
     """Asked once a step each: `limits`, `widths` for one level after the other, `choose`."""
 
@@ -99,13 +111,6 @@ class Builder(Protocol):
         """The part of each tree to verify, at most `costs.max_nodes` nodes in all."""
         ...
 
-    def settle(
-        self,
-        num_tokens: int,  # noqa: ARG002
-        seconds: float,  # noqa: ARG002
-        plain_seconds: float,  # noqa: ARG002
-        costs: StepCosts,  # noqa: ARG002
-    ) -> None:
-        """What the step brought and took, drafting and all, and what a plain one is thought to
-        take."""
+    def settle(self, outcome: Outcome, costs: StepCosts) -> None:  # noqa: ARG002
+        """What came of the step."""
         return

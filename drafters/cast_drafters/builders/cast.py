@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from cast_drafters.allocation import allocate, marginal_price
 from cast_drafters.base import DraftLimits, Frontier
-from cast_drafters.builders.base import Builder, Seat, StepCosts
+from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts
 from cast_drafters.builders.fixed import NO_DRAFTS
 from cast_drafters.builders.prospects import Prospects
 from cast_drafters.tree import DraftTree
@@ -36,7 +36,9 @@ _LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
 _CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is not clear
 _WORTH_IT: Final = 0.02  # plain steps gained a step: less is not told from luck
 _CLEAR: Final = 0.3  # plain steps gained a step
-_LEARN: Final = 0.2  # of the length of plain steps, a plain step
+_LEARN: Final = 0.1  # of the length of plain steps, a plain step
+_KEPT: Final = 0.99  # of what was foreseen and what came true, a step
+_DOUBT: Final = 5.0  # tokens that it takes to doubt what is foreseen
 _LONGEST_REST: Final = 160  # steps without drafts, before another trial
 
 
@@ -62,6 +64,8 @@ class _Trial:
     gain: float = 0.0  # a step, in the last trial
     since_control: int = 0
     bias: float = 1.0  # how much longer plain steps take than predicted
+    expected: float = _DOUBT  # accepted drafts of late, foreseen …
+    accepted: float = _DOUBT  # … and seen
 
     def is_plain(self) -> bool:
         """Whether the step that begins is to be plain: in a rest, or to see how long one takes."""
@@ -73,13 +77,17 @@ class _Trial:
             self.since_control = 0
         return self.since_control == 0
 
-    def settle(self, num_tokens: float, length: float) -> None:
-        """Tokens of a sequence and the step's length, in plain steps as predicted."""
-        length = min(_LONGEST_STEP, length)
+    def settle(self, outcome: Outcome, num_sequences: int) -> None:
+        """Tokens are counted as foreseen, times how far that has come true of late: what a single
+        step brings is mostly luck."""
+        length = min(_LONGEST_STEP, outcome.seconds / outcome.plain_seconds)
         if self.since_control == 0:
             self.bias += _LEARN * (length - self.bias)
             return
-        self.net += num_tokens - length / self.bias
+        self.expected += (1 - _KEPT) * (_DOUBT - self.expected) + outcome.expected
+        self.accepted += (1 - _KEPT) * (_DOUBT - self.accepted) + outcome.accepted
+        foreseen = outcome.expected * self.accepted / self.expected
+        self.net += 1 + foreseen / num_sequences - length / self.bias
         self.steps += 1
         if self.steps == _TRIAL * self.length:
             self._judge()
@@ -229,13 +237,11 @@ class CastBuilder(Builder):
                 self._judge(self._records[seat.request_id], gain - row_price * len(tree), costs)
         return chosen
 
-    def settle(
-        self, num_tokens: int, seconds: float, plain_seconds: float, costs: StepCosts
-    ) -> None:
+    def settle(self, outcome: Outcome, costs: StepCosts) -> None:
         """Whatever was expected: if steps with drafts bring less than plain ones, there are none
         for a while."""
         trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        trial.settle(num_tokens / costs.num_sequences, seconds / plain_seconds)
+        trial.settle(outcome, costs.num_sequences)
 
     def _limits(self, seat: Seat, costs: StepCosts, row_price: float) -> DraftLimits:
         size = min(seat.size, costs.max_nodes)

@@ -31,7 +31,8 @@ _HISTORY: Final = 8  # ratios looked back on
 class Thresholds:
     """Utility that a plain step's worth of cost must bring: breadth, depth, reranking.
 
-    The paper tunes them once for each model; these are what a sweep on the default model gave.
+    The paper tunes them once for each model. These are figures that it names; nobody has swept them
+    on the default model yet, which `cast_bench.paper_thresholds` is for.
     """
 
     breadth: float = 4.0

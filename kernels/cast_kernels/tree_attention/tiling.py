@@ -50,14 +50,22 @@ def choose_splits(programs: int, processors: int, context: int, packed: int) -> 
 
 
 def traffic(
-    rows: int, context: int, key_heads: int, group: int, head_dim: int, splits: int, block_m: int
+    rows: int,
+    context: int,
+    key_heads: int,
+    group: int,
+    head_dim: int,
+    splits: int,
+    block_m: int,
+    width: int = 2,
 ) -> tuple[int, int]:
-    """Bytes of one sequence in 16 bits: what the kernel moves, and the least that can be.
+    """Bytes of one sequence: what the kernel moves, and the least that can be.
 
-    The least is q, keys and values once, the output, and the mask once.
+    The least is q, keys and values once, the output, and the mask once. `width` is the bytes of an
+    element of each of them but the mask.
     """
-    keys = 4 * (context + rows) * key_heads * head_dim
-    q_and_out = 4 * rows * key_heads * group * head_dim
+    keys = 2 * width * (context + rows) * key_heads * head_dim
+    q_and_out = 2 * width * rows * key_heads * group * head_dim
     tiles = -(-rows * group // block_m)
     mask = 8 * rows * -(-rows // 64)
     pages = 4 * (context + rows) * key_heads * tiles

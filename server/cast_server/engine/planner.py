@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits, Frontier, LevelGate
-from cast_drafters.builders.base import Builder, Seat, StepCosts
+from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts
 from cast_drafters.policy import make_builder
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.drift import CorrectedCost
@@ -23,7 +23,6 @@ from cast_server.engine.meter import Meter, StepRecord
 from cast_server.engine.scheduler import Scheduled
 
 _FADE: Final = 0.98  # of the speed-up that the price rests on, a step
-_LEARN: Final = 0.05  # of host times, a step
 
 
 @dataclass(slots=True)
@@ -55,14 +54,16 @@ class StepPlan:
 
 @dataclass(slots=True)
 class _Levels(LevelGate):
-    """Hands each frontier to its builder, and adds up what the levels are predicted to take."""
+    """Hands each frontier to its builder. Times the levels, and adds up what was predicted."""
 
     parties: list[_Party]
     party_of: dict[str, int]
     cost: CorrectedCost
-    base_seconds: float = 0.0
     predicted: float = 0.0
+    seconds: float = 0.0
     count: int = 0
+    _rows: int = 0
+    _begin: float = 0.0
 
     def widths(self, level: int, frontiers: Seq[Frontier]) -> list[int]:
         widths = [0] * len(frontiers)
@@ -74,15 +75,15 @@ class _Levels(LevelGate):
                     widths[i] = width
         rows = sum(w * one.num_rows for w, one in zip(widths, frontiers, strict=True))
         if rows:
-            costs = self.parties[0].costs
             self.count += 1
-            self.predicted += costs.draft(rows)
-            self.base_seconds += self.cost.base.draft_seconds(
-                rows, costs.num_keys, costs.num_sequences
-            )
+            self.predicted += self.parties[0].costs.draft(rows)
+        self._rows, self._begin = rows, time.perf_counter()
         return widths
 
     def ran(self, level: int, frontiers: Seq[Frontier], children: Seq[Seq[Seq[float]]]) -> None:
+        seconds, costs = time.perf_counter() - self._begin, self.parties[0].costs
+        self.seconds += seconds
+        self.cost.saw_level(self._rows, costs.num_keys, costs.num_sequences, seconds)
         for number, party in enumerate(self.parties):
             mine = [i for i, one in enumerate(frontiers) if self.party_of[one.request_id] == number]
             if mine:
@@ -97,8 +98,7 @@ class Planner:
     drafter: Drafter
     meter: Meter = field(default_factory=Meter)
     _builders: dict[str, Builder] = field(default_factory=dict)
-    _speed_up: float = 1.0
-    _rest_seconds: float = 0.0  # of a step's sequence, beside drafting and the target's pass
+    _speed_ups: dict[int, float] = field(default_factory=dict)  # by numbers of sequences: doublings
 
     def plan(self, scheduled: Seq[Scheduled], num_spare: int) -> StepPlan:
         """`num_spare`: rows that the step has left for drafts."""
@@ -138,9 +138,8 @@ class Planner:
         plan.verify_predicted = self.cost.verify_seconds(rows, plan.num_keys, len(plan.trees))
         levels = plan.levels.predicted if plan.levels else 0.0
         plan.draft_predicted = levels + self.cost.host_seconds(plan.num_asked)
-        plan.predicted = (
-            plan.draft_predicted + plan.verify_predicted + len(plan.trees) * self._rest_seconds
-        )
+        rest = self.cost.rest_seconds(len(plan.trees))
+        plan.predicted = plan.draft_predicted + plan.verify_predicted + rest
 
     def learn(
         self,
@@ -174,16 +173,23 @@ class Planner:
                 tokens=num_tokens,
             )
         )
-        plain = self.cost.verify_seconds(count, plan.num_keys, count) + count * self._rest_seconds
+        plain = self.cost.verify_seconds(count, plan.num_keys, count) + self.cost.rest_seconds(
+            count
+        )
+        outcome = Outcome(num_expected, num_accepted, step_seconds, plain)
         self.cost.saw_verify(count + nodes, plan.num_keys, count, verify_seconds)
-        rest = step_seconds - verify_seconds - plan.draft_seconds
-        self._rest_seconds += _LEARN * (rest / count - self._rest_seconds)
+        self.cost.saw_rest(count, step_seconds - verify_seconds - plan.draft_seconds)
         if plan.levels is not None and plan.num_asked:
-            self.cost.saw_drafts(plan.num_asked, plan.levels.base_seconds, plan.draft_seconds)
+            self.cost.saw_host(plan.num_asked, plan.draft_seconds - plan.levels.seconds)
         speed_up = (num_tokens / count) * plain / step_seconds
-        self._speed_up += (1 - _FADE) * (speed_up - self._speed_up)
+        before = self._speed_ups.setdefault(count.bit_length(), 1.0)
+        self._speed_ups[count.bit_length()] = before + (1 - _FADE) * (speed_up - before)
         for party in plan.parties:
-            party.builder.settle(num_tokens, step_seconds, plain, party.costs)
+            party.builder.settle(outcome, party.costs)
+
+    def use(self, kind: str, builder: Builder) -> None:
+        """From now on `builder` serves the policies of a kind."""
+        self._builders[kind] = builder
 
     def _parties(self, scheduled: Seq[Scheduled], num_spare: int) -> list[_Party]:
         places: dict[str, list[int]] = {}
@@ -195,8 +201,10 @@ class Planner:
         count = sum(one.sequence.is_decoding for one in scheduled)
         rows = sum(one.num_tokens for one in scheduled)
         keys = _num_keys(scheduled)
-        plain = self.cost.verify_seconds(rows, keys, len(scheduled)) + count * self._rest_seconds
-        price = max(1.0, self._speed_up) * count / plain
+        plain = self.cost.verify_seconds(rows, keys, len(scheduled))
+        plain += self.cost.rest_seconds(len(scheduled))
+        speed_up = self._speed_ups.get(count.bit_length(), 1.0)
+        price = max(1.0, speed_up) * count / plain
         parties = []
         for number, (kind, mine) in enumerate(places.items()):
             seats = [_seat(scheduled[place]) for place in mine]
