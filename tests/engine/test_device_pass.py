@@ -269,6 +269,16 @@ def test_padding_is_written_nowhere(make_core, tmp_path) -> None:
     assert len(changed[1] & scratch) >= 3
 
 
+def test_a_model_that_cannot_be_recorded_goes_without_graphs(make_core, caplog) -> None:
+    """As any on a CPU."""
+    core = make_core(cuda_graphs=3)
+    core.target.capture(show_progress=False)
+    assert core.target.buckets == ()
+    assert "There are no CUDA graphs of steps of LlamaForCausalLM" in caplog.text
+    mislead(core, "llama", 8)
+    assert_same(run(core, requests(["tree:8"])), "llama")
+
+
 def test_what_is_kept_for_training_is_the_same(make_core) -> None:
     """A recorder that watches later is shown the same states, moved to the same places."""
     kept = []
@@ -282,7 +292,7 @@ def test_what_is_kept_for_training_is_the_same(make_core) -> None:
 
 
 def usual_core():
-    core = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), kernels="torch")
+    core = tiny_models.tiny_core(tiny_models.model_of("llama"), kernels="torch")
     assert isinstance(core.target, HostPass)
     return core
 
