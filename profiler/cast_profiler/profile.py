@@ -102,9 +102,8 @@ class Profile:
         finally:
             scratch.unlink(missing_ok=True)
 
-    def document(self) -> dict[str, Any]:
-        """What is in the file, as plain JSON values."""
-        return {
+    def _to_json(self) -> str:
+        document = {
             "format": _FORMAT,
             "version": _VERSION,
             "fingerprint": asdict(self.fingerprint),
@@ -113,9 +112,7 @@ class Profile:
             "memory": asdict(self.memory) | {"floor_seconds": self.memory.seconds},
             "provenance": dict(self.provenance),
         }
-
-    def _to_json(self) -> str:
-        text = json.dumps(self.document(), indent=2, ensure_ascii=False)
+        text = json.dumps(document, indent=2, ensure_ascii=False)
         # A measurement a line: the file is for people too.
         return re.sub(r'\{\s+("rows": [^{}]*?)\s+\}', _on_one_line, text) + "\n"
 
