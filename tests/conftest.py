@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # What tests measure and learn, on a machine that they keep busy, is not for the user's own cache.
 os.environ["CASTSERVE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "castserve")
 
@@ -12,3 +14,13 @@ os.environ["CASTSERVE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" 
 if "gpu" not in sys.argv:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where kernels run: in Triton's interpreter, and for `pytest -m gpu` on the device instead."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device; on a machine with one: pytest -m gpu")
+    return torch.device(request.param)

@@ -57,9 +57,9 @@ def test_every_op_is_right_and_a_broken_one_is_not(name) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("linear")])
-def test_every_kernel_of_the_table_is_found_and_right(name) -> None:
-    """By the interpreter, which may be asked for results, though not for times."""
-    case = small(name).make(CPU)
+def test_every_kernel_of_the_table_is_found_and_right(name, device) -> None:
+    """By the interpreter too, which may be asked for results, though not for times."""
+    case = small(name).make(device)
     case.check(case.function("triton"))
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _in_the_interpreter(sys.argv[1:] if argv is None else argv)
     found = Findings({"provenance": provenance("cast_bench.doctor.cli", args)})
     found.entries["environment"] = here = environment(device)
-    print("\n".join(f"{name}: {value}" for name, value in _flat(here)))
+    print("\n".join(f"{name}: {value}" for name, value in here.items()))
     backend = _backend(found, device)
     check_kernels(found, device, backend)
     check_engine(found, device, backend)
@@ -77,18 +77,10 @@ def _backend(found: Findings, device: torch.device) -> Backend:
     try:
         return choose_backend(device, "triton")
     except ValueError as error:
-        if device.type == "cuda":
-            found.wrong["kernels"] = str(error)
-        found.leave_out("kernels", str(error))
+        missing = found.wrong if device.type == "cuda" else found.left_out
+        missing["kernels"] = str(error)
+        print(error)
         return TORCH
-
-
-def _flat(entries: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    lines: list[tuple[str, Any]] = []
-    for name, value in entries.items():
-        inner = isinstance(value, dict)
-        lines += _flat(value, f"{prefix}{name} ") if inner else [(prefix + name, value)]
-    return lines
 
 
 def _verdict(found: Findings, device: torch.device, backend: Backend) -> str:

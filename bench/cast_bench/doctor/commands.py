@@ -31,34 +31,39 @@ class Command(NamedTuple):
     file_flag: str = "--json"
 
 
-_LOSSLESS: Final = Command(
+LOSSLESS: Final = Command(
     lossless.main,
     ("--dtype", "float32", "--policy", "tree:12", "--num-prompts", "8", "--output-len", "64"),
 )
-_KERNEL_FLAGS: Final = ("--device", "cuda", "--backends", "triton", "torch-sdpa", "torch-linear")
-_PROFILE: Final = ("run", "--quick", "--kv-cache-tokens", "16384")
 
 
 def check_model(found: Findings) -> None:
     """The default model with its head in float32: what it says with drafts and without."""
     print("\nThe default model with its head, float32, with drafts and without:")
     if _has_model(found, "default model"):
-        found.check("default model", partial(run_command, found, "lossless", _LOSSLESS))
+        found.check("default model", partial(run_command, found, "lossless", LOSSLESS))
 
 
 def take_times(found: Findings, device: torch.device) -> None:
     """Kernels beside their floors; steps with CUDA graphs and without."""
+    commands = {"times of kernels": kernel_times(device)}
+    if _has_model(found, "times of steps"):
+        commands["times of steps, CUDA graphs"] = step_times()
+        commands["times of steps, no CUDA graphs"] = step_times("--cuda-graphs", "0")
+    for name, command in commands.items():
+        print(f"\nFirst {name}:")
+        found.check(name, partial(run_command, found, name, command))
+
+
+def kernel_times(device: torch.device) -> Command:
     is_large = torch.cuda.get_device_properties(device).total_memory >= _LARGE
-    shapes = ("--model", "llama-3.1-8b" if is_large else "smollm2-135m")
-    kernel_times = Command(kernels.main, (*_KERNEL_FLAGS, "--seconds", "0.2", *shapes))
-    print("\nFirst times of kernels, beside their floors:")
-    found.check("times of kernels", partial(run_command, found, "kernels", kernel_times))
-    if not _has_model(found, "times of steps"):
-        return
-    for name, flags in (("CUDA graphs", ()), ("no CUDA graphs", ("--cuda-graphs", "0"))):
-        print(f"\nFirst times of steps, {name}:")
-        command = Command(profile.main, (*_PROFILE, *flags), "--out")
-        found.check(f"times of steps, {name}", partial(run_command, found, name, command))
+    flags = ("--backends", "triton", "torch-sdpa", "torch-linear", "--seconds", "0.2")
+    model = "llama-3.1-8b" if is_large else "smollm2-135m"
+    return Command(kernels.main, (*flags, "--device", "cuda", "--model", model))
+
+
+def step_times(*flags: str) -> Command:
+    return Command(profile.main, ("run", "--quick", "--kv-cache-tokens", "16384", *flags), "--out")
 
 
 def run_command(found: Findings, name: str, command: Command) -> str:
