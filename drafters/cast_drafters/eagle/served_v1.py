@@ -36,12 +36,12 @@ class ServedHeadV1(ServedHead):
         # Files may hold a copy of them, which EAGLE's own loader overwrites.
         self._embedding_VE = target.embedding_VE
         self.layer_ids = (target.num_layers,)
+        place, bias_H = (target.device, target.dtype), tensors.get("fc.bias")
+        bias_H = None if bias_H is None else bias_H.to(*place)
+        self._fc = PackedLinear(tensors["fc.weight"].to(*place), bias_H)
 
-    def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:
+    def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:  # noqa: ARG002
         """Takes in the residual stream after the target's last layer, one [M, E]."""
-        dtype, bias_H = self._target.dtype, weight.get("fc.bias")
-        bias_H = None if bias_H is None else bias_H.to(dtype)
-        self._fc = PackedLinear(weight["fc.weight"].to(dtype), bias_H)
         norm = final_norm(self._target.model)
         return lambda hidden: norm(hidden[0]).float()
 
