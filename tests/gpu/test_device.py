@@ -13,7 +13,6 @@ import tiny_models
 import torch
 from engine.driving import Adversary, request, run
 
-from cast_bench import cli as bench
 from cast_profiler.profile import Profile
 from cast_server.engine.request import SamplingParams
 from cast_server.profiling import cli as profile
@@ -112,18 +111,3 @@ def test_a_profile_has_the_buckets_of_the_graphs(device, tmp_path) -> None:
     seconds = measured.cost().verify_seconds
     assert seconds(1, 32) == seconds(measured.verify.buckets[0], 32) > 0
     assert ("device" in measured.provenance) == (device.type == "cuda")
-
-
-def test_a_first_table_of_times(device, tmp_path) -> None:
-    """On a CPU of the functions that serve there: the interpreter is never timed."""
-    file = tmp_path / "times.md"
-    flags = ["--device", device.type, "--model", "smollm2-135m", "--batch", "1", "--rows", "5"]
-    flags += ["--context", "64", "--seconds", "0.02", "--markdown", str(file)]
-    if device.type == "cpu":
-        flags += ["--ops", "kv_write", "tree_accept"]
-    else:
-        flags += ["--backends", "triton"]
-    assert bench.main(["kernels", *flags]) == 0
-    rows = file.read_text().splitlines()
-    expected = {"cpu": ("reference", 2), "cuda": ("triton", 8)}[device.type]
-    assert sum(f"| {expected[0]} |" in row for row in rows) == expected[1]
