@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 
+import numpy as np
 import plain_head as plain
 import pytest
 import tiny_models
@@ -289,6 +290,16 @@ def test_what_is_kept_for_training_is_the_same(make_core) -> None:
     assert kept[0].keys() == kept[1].keys() == {str(i) for i in range(COUNT)}
     for name, rows in kept[0].items():
         torch.testing.assert_close(rows, kept[1][name], atol=0.05, rtol=0.02)
+
+
+def test_padding_is_kept_apart_from_the_last_slot() -> None:
+    core = usual_core()
+    recorder, last = FeatureRecorder(core.runner, (1,)), core.runner.kv_cache_YS2KD.shape[1] - 1
+    ones = torch.ones(1, WIDTH)
+    recorder.record(torch.tensor([last]), [ones])
+    recorder.record(torch.tensor([-1]), [7 * ones])
+    recorder.move(torch.tensor([[-1, -1]]), torch.tensor([[-1, -1]]))
+    assert (recorder.rows(np.array([last])) == 1).all()
 
 
 def usual_core():
