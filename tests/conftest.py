@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-import torch
+import pytest
 
 # What tests measure and learn, on a machine that they keep busy, is not for the user's own cache.
 os.environ["CASTSERVE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "castserve")
 
-# Triton decides as it is first imported whether to interpret, whoever imports it.
-if not torch.cuda.is_available():
+# Tests are of the CPU, wherever they run, but for those that `pytest -m gpu` asks for. That is
+# settled before any other conftest.py: torch and Triton look when they are first imported.
+if "gpu" not in sys.argv:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Where kernels run: in Triton's interpreter, and for `pytest -m gpu` on the device instead."""
+    import torch
+
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device; on a machine with one: pytest -m gpu")
+    return torch.device(request.param)

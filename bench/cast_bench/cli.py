@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "acceptance": "cast_bench.acceptance:main",
         "compare": "cast_bench.compare:main",
+        "doctor": "cast_bench.doctor.cli:main",
         "draft-cost": "cast_bench.draft_cost:main",
         "kernels": "cast_bench.kernels.cli:main",
         "lossless": "cast_bench.lossless:main",
@@ -37,6 +38,7 @@ Measures, compares and checks castserve on this machine. Whatever takes times pr
 
 _EXAMPLES = """\
 examples:
+  cast-bench doctor                         is it right on this machine's GPU? a report
   cast-bench compare --concurrency 1 4      beside transformers and llama.cpp, in turns
   cast-bench lossless --dtype float32       does speculation change a token? exit status 0 if not
   cast-bench policies --help                a command's own flags

@@ -6,11 +6,15 @@ those hold, and never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, Final, Generic, TypeVar
 
 import torch
+from tqdm import tqdm
+
+_log = logging.getLogger(__name__)
 
 _WARM_UP: Final = 2  # calls before the recording: kernels are compiled, libraries set up
 
@@ -55,6 +59,29 @@ class Graph(Generic[Result]):
         self._graph.replay()
         assert self._result is not None
         return self._result
+
+
+def capture_all(graphs: Sequence[Graph[Any]], what: str, show_progress: bool = True) -> bool:
+    """Records graphs that never run at the same time, and share their memory, from the last to
+    the first: of these, the last is to be the largest.
+
+    False, with a warning, if one cannot be recorded: none of them is to be used then.
+    """
+    bar = tqdm(
+        reversed(graphs),  # the smaller ones fit into what the larger ones have freed
+        desc=f"Recording {what}",
+        total=len(graphs),
+        disable=None if show_progress else True,
+        leave=False,
+    )
+    try:
+        pool = torch.cuda.graph_pool_handle()
+        for graph in bar:
+            graph.capture(pool)
+    except RuntimeError as error:
+        _log.warning("There are no CUDA graphs of %s, they cannot be recorded: %s", what, error)
+        return False
+    return True
 
 
 def bucket_sizes(count: int, most: int) -> tuple[int, ...]:

@@ -57,9 +57,9 @@ def test_every_op_is_right_and_a_broken_one_is_not(name) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("linear")])
-def test_every_kernel_of_the_table_is_found_and_right(name) -> None:
-    """By the interpreter, which may be asked for results, though not for times."""
-    case = small(name).make(CPU)
+def test_every_kernel_of_the_table_is_found_and_right(name, device) -> None:
+    """By the interpreter too, which may be asked for results, though not for times."""
+    case = small(name).make(device)
     case.check(case.function("triton"))
 
 
@@ -188,9 +188,15 @@ def test_names_are_unique() -> None:
     assert len(set(NAMES)) == len(OPS)
 
 
-@pytest.mark.gpu
-def test_on_a_device(tmp_path) -> None:
-    path = tmp_path / "kernels.json"
-    assert cli.main(["kernels", "--seconds", "0.05", "--json", str(path)]) == 0
+def test_on_a_device(device, tmp_path) -> None:
+    """All there is on a CUDA device; on a CPU one op of those that serve there."""
+    path, table = tmp_path / "kernels.json", tmp_path / "kernels.md"
+    backend, count, flags = {
+        "cpu": ("reference", 1, ["--ops", "kv_write", "--model", "smollm2-135m", *TINY]),
+        "cuda": ("triton", 8, ["--seconds", "0.05"]),
+    }[device.type]
+    flags += ["--device", device.type, "--json", str(path), "--markdown", str(table)]
+    assert cli.main(["kernels", *flags]) == 0
     results = json.loads(path.read_text())["results"]
-    assert {one["op"] for one in results if one["backend"] == "triton"}
+    assert len({one["op"] for one in results if one["backend"] == backend}) == count
+    assert table.read_text().count(f"| {backend} |") == count

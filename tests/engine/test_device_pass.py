@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import random
 
+import numpy as np
 import plain_head as plain
 import pytest
 import tiny_models
+import torch
 from engine.driving import Adversary, request, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,7 @@ from cast_server import build
 from cast_server.engine.device_pass import DevicePass
 from cast_server.engine.request import SamplingParams
 from cast_server.engine.target_pass import HostPass
+from cast_server.training.features import FeatureRecorder
 
 VOCAB, WIDTH = tiny_models.VOCAB_SIZE, tiny_models.SIZES["hidden_size"]
 SHARED, LENGTH = 24, 30
@@ -265,3 +268,53 @@ def test_padding_is_written_nowhere(make_core, tmp_path) -> None:
     assert changed[1] <= own | scratch
     assert changed[2] <= own | scratch
     assert len(changed[1] & scratch) >= 3
+
+
+def test_a_model_that_cannot_be_recorded_goes_without_graphs(make_core, caplog) -> None:
+    """As any on a CPU."""
+    core = make_core(cuda_graphs=3)
+    core.target.capture(show_progress=False)
+    assert core.target.buckets == ()
+    assert "There are no CUDA graphs of steps of LlamaForCausalLM" in caplog.text
+    mislead(core, "llama", 8)
+    assert_same(run(core, requests(["tree:8"])), "llama")
+
+
+def test_what_is_kept_for_training_is_the_same(make_core) -> None:
+    """A recorder that watches later is shown the same states, moved to the same places."""
+    kept = []
+    for kernels in ("torch", "auto"):
+        core = make_core(kernels=kernels) if kernels == "auto" else usual_core()
+        mislead(core, "llama", 8)
+        kept.append(record(core))
+    assert kept[0].keys() == kept[1].keys() == {str(i) for i in range(COUNT)}
+    for name, rows in kept[0].items():
+        torch.testing.assert_close(rows, kept[1][name], atol=0.05, rtol=0.02)
+
+
+def test_padding_is_kept_apart_from_the_last_slot() -> None:
+    core = usual_core()
+    recorder, last = FeatureRecorder(core.runner, (1,)), core.runner.kv_cache_YS2KD.shape[1] - 1
+    ones = torch.ones(1, WIDTH)
+    recorder.record(torch.tensor([last]), [ones])
+    recorder.record(torch.tensor([-1]), [7 * ones])
+    recorder.move(torch.tensor([[-1, -1]]), torch.tensor([[-1, -1]]))
+    assert (recorder.rows(np.array([last])) == 1).all()
+
+
+def usual_core():
+    core = tiny_models.tiny_core(tiny_models.model_of("llama"), kernels="torch")
+    assert isinstance(core.target, HostPass)
+    return core
+
+
+def record(core) -> dict[str, torch.Tensor]:
+    """Hidden states of all answers, bfloat16."""
+    recorder, kept = FeatureRecorder(core.runner, (1, 2)), {}
+
+    def keep(sequence) -> None:
+        kept[sequence.id] = recorder.rows(sequence.slots(0, sequence.num_computed)).float()
+
+    core.on_finish = keep
+    assert accepted(run(core, requests(["tree:8"]))) > 50
+    return kept

@@ -1,4 +1,5 @@
-"""The whole engine on Triton's kernels, interpreted: its tokens are those of the CPU backend."""
+"""The whole engine on Triton's kernels, interpreted or on a device and there in CUDA graphs: its
+tokens are those of the CPU backend."""
 
 from __future__ import annotations
 
@@ -62,11 +63,13 @@ def expected_of(family) -> list[list[int]]:
     return [answers[str(i)].tokens for i in range(4)]
 
 
-def make_core(family, **changes):
+def make_core(family, device, **changes):
     settings = {"kernels": "triton", "max_draft_rows": 24, "max_num_seqs": 4}
-    settings |= {"max_batched_tokens": 24}
+    settings |= {"max_batched_tokens": 24, "device": str(device)}
     core = tiny_models.tiny_core(tiny_models.model_of(family), **settings | changes)
     assert isinstance(core.target, DevicePass)
+    recorded = [bucket.graph.is_captured for bucket in core.target._buckets]
+    assert recorded == [device.type == "cuda"] * changes.get("cuda_graphs", 12)
     return core
 
 
@@ -80,8 +83,8 @@ def accepted(answers) -> int:
 
 
 @pytest.mark.parametrize("buckets", [0, 3])
-def test_chunks_prefix_hits_chains_and_trees(buckets) -> None:
-    core = make_core("llama", cuda_graphs=buckets)
+def test_chunks_prefix_hits_chains_and_trees(buckets, device) -> None:
+    core = make_core("llama", device, cuda_graphs=buckets)
     assert core.target.buckets == ((8, 16, 24) if buckets else ())
     mislead(core, "llama")
     for policies in POLICIES.values():
@@ -92,8 +95,8 @@ def test_chunks_prefix_hits_chains_and_trees(buckets) -> None:
 
 
 @pytest.mark.parametrize("family", ["gemma3", "gpt2"])
-def test_windows_and_layers_that_are_not_fused(family) -> None:
-    core = make_core(family, cuda_graphs=1)
+def test_windows_and_layers_that_are_not_fused(family, device) -> None:
+    core = make_core(family, device, cuda_graphs=1)
     mislead(core, family)
     answers = run(core, requests(POLICIES["trees"])[:2])
     assert [answers[str(i)].tokens for i in range(2)] == expected_of(family)[:2]
@@ -101,15 +104,17 @@ def test_windows_and_layers_that_are_not_fused(family) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 3])
-def test_a_head_drafts_as_on_the_cpu_backend(tmp_path, version) -> None:
+def test_a_head_drafts_as_on_the_cpu_backend(tmp_path, version, device) -> None:
     write_random(tmp_path, version)
     drafted = {}
-    for kernels in ("torch", "triton"):
-        core = make_core_with_head(tmp_path, kernels)
+    for kernels, where in (("torch", "cpu"), ("triton", device)):
+        core = make_core_with_head(tmp_path, kernels, where)
         trees = watch_trees(core)
         answers = run(core, requests(POLICIES["mixed"]))
         assert [answers[str(i)].tokens for i in range(4)] == expected_of("llama")
         drafted[kernels] = trees
+    recorded = [bucket.graph.is_captured for bucket in core.drafter.passes._buckets]
+    assert recorded == [device.type == "cuda"] * 2
     assert sum(len(tokens) for _, tokens, _ in drafted["torch"]) > 30
     for one, other in zip(drafted["torch"], drafted["triton"], strict=True):
         assert one[:2] == other[:2]
@@ -128,9 +133,10 @@ def write_random(directory, version) -> None:
         write_head(directory, config, plain.weights(config))
 
 
-def make_core_with_head(directory, kernels):
+def make_core_with_head(directory, kernels, device):
     changes = {"drafter": "eagle", "head": str(directory), "draft_sources": "", "cuda_graphs": 2}
     settings = {"kernels": kernels, "max_draft_rows": 24, "max_num_seqs": 4}
+    settings |= {"device": str(device)}
     return tiny_models.tiny_core(tiny_models.model_of("llama"), **settings | changes)
 
 
@@ -159,4 +165,4 @@ def test_what_kernels_cannot_do_is_a_sentence(monkeypatch) -> None:
         tiny_models.tiny_core(model, kernels="triton")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     with pytest.raises(ConfigError, match=r"--kernels triton: .*set TRITON_INTERPRET=1"):
-        make_core("llama")
+        make_core("llama", "cpu")

@@ -30,8 +30,8 @@ def test_example(select) -> None:
 
 @pytest.mark.parametrize("num_rows", [0, 1, 13, 64, 300])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 131), (7, 17), (33, 5)])
-def test_equals_reference(shape, num_rows) -> None:
-    check(*parity.sample(*shape, seed=num_rows), num_rows)
+def test_equals_reference(shape, num_rows, sent) -> None:
+    check(*sent(*parity.sample(*shape, seed=num_rows)), num_rows)
 
 
 @pytest.mark.parametrize("num_rows", [1, 20, 21, 119])

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cast_kernels.graphs import Graph, bucket_sizes
+from cast_kernels.graphs import Graph, bucket_sizes, capture_all
 
 
 def test_powers_of_two_then_halved_gaps() -> None:
@@ -32,3 +32,11 @@ def test_what_is_not_recorded_is_called() -> None:
     graph = Graph(lambda: calls.append(1) or len(calls))
     assert [graph(), graph()] == [1, 2]
     assert not graph.is_captured
+
+
+def test_where_nothing_can_be_recorded_it_is_said_once(caplog) -> None:
+    graphs = [Graph(lambda: 1), Graph(lambda: 2)]
+    assert not capture_all(graphs, "ones and twos")
+    [said] = caplog.messages
+    assert said.startswith("There are no CUDA graphs of ones and twos, they cannot be recorded: ")
+    assert [graph() for graph in graphs] == [1, 2]

@@ -14,8 +14,8 @@ FUNCTIONS = [kv_commit, kv_commit_kernel.kv_commit]
 @pytest.mark.parametrize("function", FUNCTIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e5m2])
 @pytest.mark.parametrize("moves", [1, 3, 20, 70])
-def test_slots_move_all_at_once(moves, dtype, function) -> None:
-    cache, source, target = parity.sample(2, moves, 2, 3, 20, dtype, seed=moves)
+def test_slots_move_all_at_once(moves, dtype, function, sent) -> None:
+    cache, source, target = sent(*parity.sample(2, moves, 2, 3, 20, dtype, seed=moves))
     source[1, -1] = -1
     parity.check(function, cache, source, target)
 

@@ -22,8 +22,8 @@ def check(logits, k, config=SMALL) -> None:
 @pytest.mark.parametrize(
     ("rows", "vocabulary", "k"), [(1, 1, 1), (1, 5, 5), (3, 131, 10), (1, 4099, 16), (2, 512, 1)]
 )
-def test_equals_reference(rows, vocabulary, k, dtype) -> None:
-    check(parity.sample(rows, vocabulary, dtype, seed=vocabulary), k)
+def test_equals_reference(rows, vocabulary, k, dtype, sent) -> None:
+    check(*sent(parity.sample(rows, vocabulary, dtype, seed=vocabulary)), k)
 
 
 def test_equal_logits_come_in_order_of_their_indices() -> None:

@@ -20,15 +20,15 @@ SHAPES = [(1, 48, 16, 1), (1, 129, 33, 3), (5, 300, 70, 3), (35, 130, 65, 2), (0
 @pytest.mark.parametrize("eps", [None, 1e-6, 10.0])
 @pytest.mark.parametrize("dtype", MOST)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_norm_then_linear(shape, dtype, eps, function) -> None:
+def test_norm_then_linear(shape, dtype, eps, function, sent) -> None:
     rows, num_in, num_out, segments = shape
-    arguments = parity.sample(rows, num_in, num_out, dtype, seed=rows + num_in)
+    arguments = sent(*parity.sample(rows, num_in, num_out, dtype, seed=rows + num_in))
     parity.check(function, *arguments, eps, segments)
 
 
 @pytest.mark.parametrize("config", norm_linear_kernel.CONFIGS)
-def test_every_configuration(config) -> None:
-    arguments = parity.sample(20, 3 * 70, 40, torch.bfloat16)
+def test_every_configuration(config, sent) -> None:
+    arguments = sent(*parity.sample(20, 3 * 70, 40, torch.bfloat16))
     parity.check(partial(norm_linear_kernel.norm_linear, config=config), *arguments, 1e-6, 3)
 
 

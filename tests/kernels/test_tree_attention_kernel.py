@@ -27,7 +27,7 @@ SHAPES = {
 
 
 def attend(q, cache, rows, *, page=16, **options):
-    return kernel.tree_attention(q, cache, PagedBatch.from_rows(rows, page, "cpu"), **options)
+    return kernel.tree_attention(q, cache, PagedBatch.from_rows(rows, page, q.device), **options)
 
 
 def last_level(one: SequenceRows, num_rows: int) -> SequenceRows:
@@ -37,8 +37,9 @@ def last_level(one: SequenceRows, num_rows: int) -> SequenceRows:
 
 @pytest.mark.parametrize("num_splits", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_equals_reference(shape, num_splits) -> None:
+def test_equals_reference(shape, num_splits, sent) -> None:
     q, cache, rows = make_step(shape)
+    q, cache = sent(q, cache)
     out = attend(q, cache, rows, scale=0.2, num_splits=num_splits)
     assert relative_error(out, q, cache, rows, scale=0.2) < 1e-5
 
@@ -51,8 +52,9 @@ def test_heads_that_do_not_fill_a_tile(group) -> None:
 
 @pytest.mark.parametrize("config", tiling.CONFIGS)
 @pytest.mark.parametrize("dtype", MOST)
-def test_every_configuration(config, dtype) -> None:
+def test_every_configuration(config, dtype, sent) -> None:
     q, cache, rows = make_step([(40, 1, 20), (3, 1, 0)], dtype=dtype, head_dim=64)
+    q, cache = sent(q, cache)
     out = attend(q, cache, rows, scale=0.125, num_splits=2, config=config)
     assert out.dtype == dtype
     assert relative_error(out, q, cache, rows, scale=0.125) < MOST[dtype]
@@ -60,8 +62,9 @@ def test_every_configuration(config, dtype) -> None:
 
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 @pytest.mark.parametrize("page", [16, 48, 64])
-def test_head_and_page_sizes(head_dim, page) -> None:
+def test_head_and_page_sizes(head_dim, page, sent) -> None:
     q, cache, rows = make_step([(50, 1, 6), (7, 1, 2)], head_dim=head_dim, page=page)
+    q, cache = sent(q, cache)
     options = {"scale": head_dim**-0.5}
     out = attend(q, cache, rows, page=page, **options)
     assert relative_error(out, q, cache, rows, **options) < 1e-5
@@ -69,9 +72,10 @@ def test_head_and_page_sizes(head_dim, page) -> None:
 
 @pytest.mark.parametrize("softcap", [None, 2.0])
 @pytest.mark.parametrize("window", [1, 5, 33, 1000])
-def test_windows_and_softcap(window, softcap) -> None:
+def test_windows_and_softcap(window, softcap, sent) -> None:
     options = {"scale": 0.5, "window": window, "softcap": softcap}
     q, cache, rows = make_step(SHAPES["chunk and trees"])
+    q, cache = sent(q, cache)
     out = attend(q, cache, rows, num_splits=2, **options)
     assert relative_error(out, q, cache, rows, **options) < 1e-5
 

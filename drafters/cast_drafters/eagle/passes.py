@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -11,15 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from cast_drafters.eagle.served import HeadInputs, HeadRows, LevelInputs, ServedHead
-from cast_kernels.graphs import Graph
+from cast_kernels.graphs import Graph, capture_all
 from cast_kernels.staging import Field
 from cast_kernels.tree_attention.fixed import FixedBatch, Size
 from cast_kernels.tree_attention.paged import WORD_BITS
-
-_log = logging.getLogger(__name__)
 
 _PAGE: Final = 1  # slots of the target and scratch slots follow each other in no order
 _WORDS: Final = 4  # nodes of one tree that steps in a bucket may have run, in words of 64
@@ -99,21 +95,10 @@ class DevicePasses(HeadPasses):
 
     def capture(self, show_progress: bool = True) -> None:
         """Records a graph for each bucket, on a CUDA device, before the first pass."""
-        bar = tqdm(
-            reversed(self._buckets),  # the smaller ones fit into what the larger ones have freed
-            desc="Recording levels of the drafter",
-            total=len(self._buckets),
-            disable=None if show_progress else True,
-            leave=False,
-        )
-        pool = torch.cuda.graph_pool_handle()
         none = np.empty(0, np.int64)
         self._buffers.send(Level(HeadRows(none, none, none, []), none, none, none))
-        try:
-            for bucket in bar:
-                bucket.graph.capture(pool)
-        except RuntimeError as error:
-            _log.warning("The drafter runs without CUDA graphs, it cannot be recorded: %s", error)
+        graphs = [bucket.graph for bucket in self._buckets]
+        if not capture_all(graphs, "the drafter's levels", show_progress):
             self._buckets, self.buckets = [], ()
 
     def run(self, level: Level) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.entry import Entry, make_entry
 from cast_kernels.linear import (
     NarrowLinear,
     PackedLinear,
@@ -105,7 +106,7 @@ class ServedHead:
         self._o = join(linear, f"{attention}.o_proj")
         self._gate_up = join(large, "layer.mlp.gate_proj", "layer.mlp.up_proj")
         self._down = join(linear, "layer.mlp.down_proj")
-        self._fc = join(linear, "fc")
+        self._entry = self._make_entry(weight)
         self._lm_head = self._make_lm_head(weight, large)
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
@@ -120,12 +121,7 @@ class ServedHead:
 
     def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
         """Takes in hidden states of the target, one [M, E] for each layer id."""
-        if self.config.fc_norm:
-            hidden = [self._norm(x, f"fc_norm.{i}.weight") for i, x in enumerate(hidden)]
-        fused_MF = torch.cat([x.float() for x in hidden], -1)
-        if self.config.norm_before_fc:
-            fused_MF = self._norm(fused_MF, "input_norm.weight")
-        self._state_SH[slots_M] = self._fc(fused_MF.to(self._dtype)).float()
+        self._state_SH[slots_M] = self._entry(hidden)
 
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
         self._state_SH[target_M] = self._state_SH[source_M]
@@ -200,6 +196,9 @@ class ServedHead:
         normed_NH = self._norm(out_NH, "norm.weight").to(self._dtype)
         logits: Tensor = self._lm_head(normed_NH)
         return logits
+
+    def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:
+        return make_entry(self.config, weight, self._target.dtype, self.backend)
 
     def _make_lm_head(self, weight: Mapping[str, Tensor], large: type[_Linear]) -> nn.Module:
         make = large if large is NarrowLinear else WideLinear

@@ -6,7 +6,7 @@ one matrix, and foresees the next last hidden state; the target's own output row
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.entry import Entry
 from cast_drafters.eagle.served import ServedHead
+from cast_kernels.linear import PackedLinear
 
 
 class ServedHeadV1(ServedHead):
@@ -34,12 +36,14 @@ class ServedHeadV1(ServedHead):
         # Files may hold a copy of them, which EAGLE's own loader overwrites.
         self._embedding_VE = target.embedding_VE
         self.layer_ids = (target.num_layers,)
-        self._final_norm = final_norm(target.model)
+        place, bias_H = (target.device, target.dtype), tensors.get("fc.bias")
+        bias_H = None if bias_H is None else bias_H.to(*place)
+        self._fc = PackedLinear(tensors["fc.weight"].to(*place), bias_H)
 
-    def fuse(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
+    def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:  # noqa: ARG002
         """Takes in the residual stream after the target's last layer, one [M, E]."""
-        [last_ME] = hidden
-        self._state_SH[slots_M] = self._final_norm(last_ME).float()
+        norm = final_norm(self._target.model)
+        return lambda hidden: norm(hidden[0]).float()
 
     def logits(self, out_NH: Tensor) -> Tensor:
         logits: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float()
@@ -55,7 +59,7 @@ class ServedHeadV1(ServedHead):
         return lm_head
 
     def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
-        joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._dtype)
+        joined = torch.cat([embedded_NH.float(), hidden_NH], -1).to(self._target.dtype)
         x_NH = self._fc(joined).float()
         return x_NH, x_NH
 

@@ -9,7 +9,6 @@ Shape suffixes beyond docs/shapes.md: R rows whose logits are wanted, D max_dept
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
@@ -18,10 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from cast_drafters.tree import DraftTree
-from cast_kernels.graphs import Graph
+from cast_kernels.graphs import Graph, capture_all
 from cast_kernels.tree_attention.fixed import Size
 from cast_profiler.device import wait_for
 from cast_server.engine.forward_batch import StepRows, lay_out
@@ -31,8 +29,6 @@ from cast_server.engine.scheduler import Scheduled
 from cast_server.engine.step_buffers import StepBuffers, StepInputs
 from cast_server.engine.target_pass import TargetPass, Verified, choosing
 from cast_server.engine.verifier import Walk, begin_walks, moves, walk_on
-
-_log = logging.getLogger(__name__)
 
 
 class Outcome(NamedTuple):
@@ -110,22 +106,10 @@ class DevicePass(TargetPass):
 
         To be called on a CUDA device, with free memory, before the first step.
         """
-        bar = tqdm(
-            reversed(self._buckets),  # the smaller ones fit into what the larger ones have freed
-            desc="Recording steps of the target",
-            total=len(self._buckets),
-            disable=None if show_progress else True,
-            leave=False,
-        )
-        pool = torch.cuda.graph_pool_handle()
         none = np.empty(0, np.int64)
         self._buffers.send(StepRows([], none, none, [], none), [], [])
-        try:
-            for bucket in bar:
-                bucket.graph.capture(pool)
-        except RuntimeError as error:
-            name = type(self._runner.model).__name__
-            _log.warning("%s runs without CUDA graphs, it cannot be recorded: %s", name, error)
+        what = f"steps of {type(self._runner.model).__name__}"
+        if not capture_all([bucket.graph for bucket in self._buckets], what, show_progress):
             self._buckets, self.buckets = [], ()
 
     def verify(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Verified:

@@ -47,7 +47,19 @@ examples:
   cast-profile compare before.json after.json
 """
 
-_ENGINE_FLAGS: Final = ("model", "dtype", "device", "threads", "drafter", "head", "kv_cache_tokens")
+_ENGINE_FLAGS: Final = (
+    "model",
+    "dtype",
+    "device",
+    "threads",
+    "kernels",
+    "cuda_graphs",
+    "drafter",
+    "head",
+    "kv_cache_tokens",
+    "max_num_seqs",
+    "max_draft_rows",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

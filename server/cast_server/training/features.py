@@ -27,7 +27,8 @@ class FeatureRecorder(HiddenObserver):
         width: int = runner.model.config.get_text_config().hidden_size
         num_slots = runner.kv_cache_YS2KD.shape[1]
         self.row_shape = (len(layer_ids), width)
-        self._rows_SYE = torch.empty((num_slots, *self.row_shape), dtype=torch.bfloat16)
+        # One more than there are slots: its last row is what index -1 stands for.
+        self._rows_SYE = torch.empty((num_slots + 1, *self.row_shape), dtype=torch.bfloat16)
         runner.watch(self)
 
     def record(self, slots_M: Tensor, hidden: Sequence[Tensor]) -> None:
