@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import cache
 from typing import Any
 
@@ -108,6 +109,16 @@ def randomised(make: Callable[[], Any], seed: int = 0, std: float = 0.15) -> Any
             else:
                 parameter.add_(torch.randn_like(parameter) * std)
     return model
+
+
+def model_of(family: str) -> Any:
+    """A random model of a family above, the same each time. A copy: engines take over models."""
+    return deepcopy(_model(family))
+
+
+@cache
+def _model(family: str) -> Any:
+    return randomised(globals()[family])
 
 
 @contextmanager

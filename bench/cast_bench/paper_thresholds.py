@@ -1,8 +1,8 @@
 """The published CAST's three thresholds, swept once for a model as its authors do.
 
-One coordinate after the other, twice round: breadth, depth and reranking each take the value that
-makes the geometric mean, over batch sizes, of speeds over plain decoding largest; all values of a
-coordinate run in turns in one engine. What comes out belongs into `Thresholds` of `cast-paper`.
+One threshold after the other takes the value that makes the geometric mean, over batch sizes, of
+speeds over plain decoding largest; plain decoding and all values of a threshold run in turns in one
+engine. What comes out belongs into `Thresholds` of `cast-paper`.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         kv_cache_tokens=32768,
         max_num_seqs=max(args.batch_size),
         max_draft_rows=2048,
+        profile=args.profile,
     )
     core = build_core(config, model, tokenizer)
     prepare(core, config)
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     [prompts] = read_sets(args, tokenizer).values()
     bench.fill_cache(prompts)
     best, sweeps = Thresholds(), []
-    total = args.sweeps * len(_COORDINATES) * (len(_GRID) * args.rounds + 1)
+    total = args.sweeps * len(_COORDINATES) * (len(_GRID) + 1) * args.rounds
     with tqdm(total=total, unit="point") as progress:
         for name in args.sweeps * _COORDINATES:
             points = [replace(best, **{name: value}) for value in _GRID]
@@ -73,17 +74,16 @@ def measure(
 ) -> list[float]:
     """Times `off`, for each point; every round takes them in another order."""
     args = bench.args
-    plain = _speeds(bench, "off", prompts)
-    progress.update()
     rounds = []
     for number in range(args.rounds):
-        speeds = np.zeros((len(points), len(args.batch_size)))
+        plain = _speeds(bench, "off", prompts)
+        progress.update()
+        ratios = np.zeros((len(points), len(args.batch_size)))
         for place in np.roll(np.arange(len(points)), number * len(points) // args.rounds).tolist():
-            builder = CastPaperBuilder(points[place])
-            bench.core.planner.use(_KIND, builder)
-            speeds[place] = _speeds(bench, _KIND, prompts)
+            bench.core.planner.use(_KIND, CastPaperBuilder(points[place]))
+            ratios[place] = np.divide(_speeds(bench, _KIND, prompts), plain)
             progress.update()
-        rounds.append(speeds / plain)
+        rounds.append(ratios)
     means: list[float] = np.exp(np.log(np.median(rounds, 0)).mean(-1)).round(4).tolist()
     return means
 
@@ -108,6 +108,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--threads", type=int, default=torch.get_num_threads())
     add("--model", default="smollm2-135m-instruct")
+    add("--profile", default="auto", help="what steps cost: auto, guess or a file")
     add("--json", type=Path)
     args = parser.parse_args(argv)
     args.mixed = True

@@ -70,6 +70,7 @@ class Calibration:
         self._prior = 1 / (1 + np.exp(-np.linspace(_LOW, _HIGH, _KNOTS)))
         self._weight = 1.0  # of the next sample
         self._odds: dict[Kind, list[float]] = {}  # at the knots
+        self._stale: set[Kind] = set()  # rows to be worked out anew when they are next asked for
         self._paths = np.zeros((_MODES, _PATH_DEPTHS))  # logarithms of the factors
         self._weight_of_paths = np.full((_MODES, _PATH_DEPTHS), _STIFF)
         self._surprise = {
@@ -80,18 +81,14 @@ class Calibration:
     def log_prob(self, kind: Kind, confidence: float) -> float:
         """Natural log-probability of acceptance, given the parent's; `confidence` is a logarithm
         too."""
-        below, share, beyond = _place(confidence)
-        odds = self._odds.get(kind)
-        if odds is None:
-            odds = self._odds[kind] = self._row(kind)
-        along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
-        along += self._surprise[kind[:2]].shift
-        # log of the logistic function; written so that no exponential can overflow
-        return min(_BEST, min(0.0, along) - math.log1p(math.exp(-abs(along))))
+        if kind in self._stale:
+            self._stale.remove(kind)
+            del self._odds[kind]
+        return self._told(kind, confidence)
 
     def learn(self, kind: Kind, confidence: float, is_right: bool) -> None:
-        """One candidate of an accepted node."""
-        predicted = math.exp(self.log_prob(kind, confidence))
+        """One candidate of an accepted node, held against what was last told of its kind."""
+        predicted = math.exp(self._told(kind, confidence))
         below, share, _ = _place(confidence)
         for knot, part in ((below, 1 - share), (below + 1, share)):
             self._seen[kind][knot] += self._weight * part
@@ -101,8 +98,7 @@ class Calibration:
         self._weight *= 1 + 1 / _MEMORY
         if self._weight > _HEAVY:
             self._scale(1 / self._weight)
-        # The row is worked out anew when it is next asked for; others that lean on it, in time.
-        self._odds.pop(kind, None)
+        self._stale.add(kind)  # rows that lean on this one follow in time
         self.report.add(predicted, is_right)
         mode, source, _, rank = kind
         if not rank:
@@ -157,6 +153,17 @@ class Calibration:
         scale = np.minimum(1.0, most / np.maximum(seen.sum(-1, keepdims=True), 1e-9))
         new._seen, new._hits, new._paths = seen * scale, hits * scale, paths
         return new
+
+    def _told(self, kind: Kind, confidence: float) -> float:
+        """By the row as it was last asked for."""
+        below, share, beyond = _place(confidence)
+        odds = self._odds.get(kind)
+        if odds is None:
+            odds = self._odds[kind] = self._row(kind)
+        along = odds[below] * (1 - share) + odds[below + 1] * share + beyond
+        along += self._surprise[kind[:2]].shift
+        # log of the logistic function; written so that no exponential can overflow
+        return min(_BEST, min(0.0, along) - math.log1p(math.exp(-abs(along))))
 
     def _row(self, kind: Kind) -> list[float]:
         mode, source = kind[:2]

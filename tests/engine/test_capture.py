@@ -7,8 +7,6 @@ launches are noted with their grids and arguments.
 
 from __future__ import annotations
 
-import copy
-import functools
 import random
 from dataclasses import dataclass
 
@@ -39,11 +37,6 @@ def _one_thread():
         yield
 
 
-@functools.cache
-def model_of(family):
-    return tiny_models.randomised(getattr(tiny_models, family))
-
-
 def write_random(directory, version) -> str:
     sizes = {"vocab_size": VOCAB, "max_position_embeddings": 64}
     if version == 1:
@@ -64,7 +57,7 @@ def unread_core(monkeypatch):
     monkeypatch.setattr(model_runner.ModelRunner, "_probe_error", lambda *_: 0.0)
 
     def make(family="llama", **changes):
-        model = copy.deepcopy(model_of(family))
+        model = tiny_models.model_of(family)
         return tiny_models.tiny_core(model, device="meta", **SETTINGS | changes)
 
     return make
@@ -157,9 +150,9 @@ def test_all_steps_of_a_bucket_are_one_graph(tmp_path, monkeypatch) -> None:
 
     The head drafts, but the target gets other trees, of which parts are accepted.
     """
-    plainly = run(tiny_models.tiny_core(copy.deepcopy(model_of("llama"))), requests())
+    plainly = run(tiny_models.tiny_core(tiny_models.model_of("llama")), requests())
     changes = {"drafter": "eagle", "head": write_random(tmp_path, 3), "draft_sources": ""}
-    core = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), **SETTINGS | changes)
+    core = tiny_models.tiny_core(tiny_models.model_of("llama"), **SETTINGS | changes)
     truth = {one.id: [*one.prompt_token_ids, *plainly[one.id].tokens] for one in requests()}
     adversary, propose = Adversary(VOCAB, 5, False, truth), core.drafter.propose
     core.drafter.propose = lambda asked, gate: propose(asked, gate) and adversary.propose(asked)
@@ -189,7 +182,7 @@ def test_all_steps_of_a_bucket_are_one_graph(tmp_path, monkeypatch) -> None:
 
 
 def test_inputs_stay_where_they_are() -> None:
-    core = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), **SETTINGS)
+    core = tiny_models.tiny_core(tiny_models.model_of("llama"), **SETTINGS)
     memory = core.target._buffers._fixed
     places = {name: one.data_ptr() for name, one in memory.device.items()}
     host_places = {name: one.ctypes.data for name, one in memory.host.items()}

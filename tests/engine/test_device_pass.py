@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import random
 
@@ -43,11 +42,6 @@ def _one_thread():
 
 
 @functools.cache
-def model_of(family):
-    return tiny_models.randomised(getattr(tiny_models, family))
-
-
-@functools.cache
 def prompts() -> list[list[int]]:
     chosen = random.Random(0)
     shared = [chosen.randrange(VOCAB) for _ in range(SHARED)]
@@ -70,7 +64,7 @@ def requests(policies):
 
 @functools.cache
 def expected_of(family):
-    core = tiny_models.tiny_core(copy.deepcopy(model_of(family)), kernels="torch")
+    core = tiny_models.tiny_core(tiny_models.model_of(family), kernels="torch")
     assert isinstance(core.target, HostPass)
     return run(core, requests(["off"]), concurrency=1)
 
@@ -94,7 +88,7 @@ def make_core(monkeypatch):
     monkeypatch.setattr(build, "choose_backend", backend_for)
 
     def make(family="llama", **changes):
-        core = tiny_models.tiny_core(copy.deepcopy(model_of(family)), **changes)
+        core = tiny_models.tiny_core(tiny_models.model_of(family), **changes)
         assert isinstance(core.target, DevicePass)
         return core
 
@@ -164,7 +158,7 @@ def test_a_head_sees_what_was_accepted_where_it_was_moved_to(make_core, tmp_path
     settings = {"drafter": "eagle", "head": str(tmp_path), "draft_sources": ""}
     settings |= {"max_draft_rows": 128, "max_num_seqs": 6}
     fixed = make_core(cuda_graphs=buckets, **settings)
-    usual = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), kernels="torch", **settings)
+    usual = tiny_models.tiny_core(tiny_models.model_of("llama"), kernels="torch", **settings)
     assert isinstance(usual.target, HostPass)
     drafts = [watch_drafts(core) for core in (fixed, usual)]
     for core in (fixed, usual):
@@ -234,11 +228,11 @@ def test_any_ragged_steps(shapes, buckets, seed) -> None:
         )
         for i, (length, nodes) in enumerate(shapes)
     ]
-    plainly = run(tiny_models.tiny_core(copy.deepcopy(model_of("llama"))), made, concurrency=1)
+    plainly = run(tiny_models.tiny_core(tiny_models.model_of("llama")), made, concurrency=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "choose_backend", backend_for)
         changes = {"cuda_graphs": buckets, "max_draft_rows": 20, "max_batched_tokens": 32}
-        core = tiny_models.tiny_core(copy.deepcopy(model_of("llama")), **changes)
+        core = tiny_models.tiny_core(tiny_models.model_of("llama"), **changes)
     truth = {one.id: [*one.prompt_token_ids, *plainly[one.id].tokens] for one in made}
     core.drafter = Adversary(VOCAB, 9, False, truth)
     answers = run(core, made)

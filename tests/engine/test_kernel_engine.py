@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import random
 
@@ -35,11 +34,6 @@ def _one_thread():
 
 
 @functools.cache
-def model_of(family):
-    return tiny_models.randomised(getattr(tiny_models, family))
-
-
-@functools.cache
 def prompts() -> list[list[int]]:
     chosen = random.Random(0)
     shared = [chosen.randrange(VOCAB) for _ in range(SHARED)]
@@ -63,7 +57,7 @@ def requests(policies):
 @functools.cache
 def expected_of(family) -> list[list[int]]:
     """Plain decoding on the CPU backend, one by one."""
-    core = tiny_models.tiny_core(copy.deepcopy(model_of(family)))
+    core = tiny_models.tiny_core(tiny_models.model_of(family))
     answers = run(core, requests(["off"] * 4), concurrency=1)
     return [answers[str(i)].tokens for i in range(4)]
 
@@ -71,7 +65,7 @@ def expected_of(family) -> list[list[int]]:
 def make_core(family, **changes):
     settings = {"kernels": "triton", "max_draft_rows": 24, "max_num_seqs": 4}
     settings |= {"max_batched_tokens": 24}
-    core = tiny_models.tiny_core(copy.deepcopy(model_of(family)), **settings | changes)
+    core = tiny_models.tiny_core(tiny_models.model_of(family), **settings | changes)
     assert isinstance(core.target, DevicePass)
     return core
 
@@ -137,7 +131,7 @@ def write_random(directory, version) -> None:
 def make_core_with_head(directory, kernels):
     changes = {"drafter": "eagle", "head": str(directory), "draft_sources": "", "cuda_graphs": 2}
     settings = {"kernels": kernels, "max_draft_rows": 24, "max_num_seqs": 4}
-    return tiny_models.tiny_core(copy.deepcopy(model_of("llama")), **settings | changes)
+    return tiny_models.tiny_core(tiny_models.model_of("llama"), **settings | changes)
 
 
 def watch_trees(core) -> list[tuple[int, list[int], list[float]]]:
