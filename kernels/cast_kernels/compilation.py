@@ -19,8 +19,6 @@ class Compilation:
     beside: architectures whose hardware lacks a type of this configuration.
     is_usual: whether models of today lead to it with default settings. The others are compiled
     where there is time.
-    parks: why it keeps scalars in lanes of a vector register on AMD devices, which is not memory
-    but takes instructions; empty if it need not.
     """
 
     kernel: str
@@ -35,7 +33,6 @@ class Compilation:
     max_registers: int | None = None
     beside: tuple[str, ...] = ()
     is_usual: bool = True
-    parks: str = ""
 
     @property
     def name(self) -> str:

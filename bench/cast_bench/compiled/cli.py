@@ -14,6 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from tqdm import tqdm
+
 from cast_bench.compiled.architectures import ARCHITECTURES
 from cast_bench.compiled.compiling import Case, CompilerError, cases, compile_cases
 from cast_bench.compiled.machine_code import compiler_versions
@@ -50,10 +52,11 @@ def _wanted(args: argparse.Namespace) -> list[Case]:
 
 
 def _rows(wanted: Sequence[Case], processes: int) -> Iterator[Row]:
-    for number, (case, on) in enumerate(compile_cases(wanted, processes), 1):
-        cells = (f"{one.name} {cell(one, on.get(one.name))}" for one in ARCHITECTURES)
-        print(f"{number} of {len(wanted)}: {case.one.name}:", "; ".join(cells), flush=True)
-        yield Row.of(case.one, on)
+    with tqdm(compile_cases(wanted, processes), total=len(wanted), unit="case") as progress:
+        for case, on in progress:
+            cells = (f"{one.name} {cell(one, on.get(one.name))}" for one in ARCHITECTURES)
+            progress.write(f"{case.one.name}: {'; '.join(cells)}")
+            yield Row.of(case.one, on)
 
 
 def _compare(table: Table, path: Path) -> Iterator[str]:

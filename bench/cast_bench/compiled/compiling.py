@@ -1,9 +1,8 @@
-"""Compilations side by side, in processes that have no cache and do not interpret."""
+"""Compilations side by side, in processes that do not interpret; what is in Triton's cache is read."""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -56,7 +55,7 @@ def compile_cases(
 ) -> Iterator[tuple[Case, Mapping[str, Resources]]]:
     """In their order, each on all architectures that have its types. Raises `CompilerError`."""
     context = get_context("spawn")  # a fork would inherit a Triton that may interpret
-    with _own_environment(), ProcessPoolExecutor(processes, mp_context=context) as pool:
+    with _no_interpreter(), ProcessPoolExecutor(processes, mp_context=context) as pool:
         futures = [(case, _submit(pool, case)) for case in wanted]
         for case, on in futures:
             yield case, {name: _result(case, name, future) for name, future in on.items()}
@@ -89,13 +88,10 @@ def _compile(module: str, index: int, target: tuple[str, int | str, int]) -> Res
 
 
 @contextmanager
-def _own_environment() -> Iterator[None]:
-    before = dict(os.environ)
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.pop("TRITON_INTERPRET", None)
-        os.environ |= {"TRITON_CACHE_DIR": cache, "TRITON_ALWAYS_COMPILE": "1"}
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ |= before
+def _no_interpreter() -> Iterator[None]:
+    interprets = os.environ.pop("TRITON_INTERPRET", None)
+    try:
+        yield
+    finally:
+        if interprets is not None:
+            os.environ["TRITON_INTERPRET"] = interprets

@@ -54,10 +54,9 @@ def compiler_versions() -> dict[str, str]:
     """What the figures depend on: AMD's and NVIDIA's code generators come with Triton."""
     import triton
 
-    path = triton.knobs.nvidia.ptxas.path
-    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
-    ptxas = re.search(r"\bV(\d[\d.]*)", told)
-    return {"triton": triton.__version__, "ptxas": ptxas[1] if ptxas else "unknown"}
+    nvidia = triton.knobs.nvidia
+    ptxas = {"ptxas": nvidia.ptxas.version, "ptxas-blackwell": nvidia.ptxas_blackwell.version}
+    return {"triton": triton.__version__, **ptxas}
 
 
 def _attributes(one: Compilation, backend: str) -> dict[tuple[int, ...], list[list[Any]]]:

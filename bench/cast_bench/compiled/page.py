@@ -42,8 +42,7 @@ AMD's metadata at the end of the assembly. Caches and queries in float16 compile
 bfloat16, and are not listed.
 
 AMD devices have scalar registers too, one for all lanes of a warp. Where they run out, the compiler
-*parks* scalars in lanes of a vector register: a few instructions each, no memory. Cases that do are
-allowed to by name, up to one vector register:
+*parks* scalars in lanes of a vector register: a few instructions each, no memory.
 """
 
 _LEGEND: Final = """
@@ -63,7 +62,7 @@ def page(table: Table) -> str:
         spilling=sum(one.spilled_bytes > 0 for one in used) or "none",
         compilers=" and ".join(f"{name} {version}" for name, version in table.compilers.items()),
     )
-    parts = [intro, *_limits(), _METHOD, *_parked(table.rows), _LEGEND]
+    parts = [intro, *_limits(), _METHOD, _LEGEND]
     for kernel, rows in groupby(table.rows, lambda row: row.kernel):
         parts += [f"### {kernel}\n", *_kernel(list(rows)), ""]
     return "\n".join(parts)
@@ -84,20 +83,6 @@ def _limits() -> Iterator[str]:
         yield f"| {label} | " + " | ".join(str(value) for value in values) + " |"
     yield ""
     yield from (f"- {one.name}: {one.source}" for one in ARCHITECTURES)
-
-
-def _parked(rows: Sequence[Row]) -> Iterator[str]:
-    for reason, those in groupby(
-        sorted(
-            (row for row in rows if any(one.parked_scalars for one in row.on.values())),
-            key=lambda row: row.parks,
-        ),
-        lambda row: row.parks,
-    ):
-        group = list(those)
-        most = max(one.parked_scalars for row in group for one in row.on.values())
-        kernels = " and ".join(sorted({f"`{row.kernel}`" for row in group}))
-        yield f"- {kernels}, {len(group)} cases, at most {most}: {reason}."
 
 
 def _kernel(rows: Sequence[Row]) -> Iterator[str]:

@@ -6,13 +6,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
 
 from cast_bench.compiled.architectures import ARCHITECTURES
 from cast_bench.compiled.machine_code import Resources
 from cast_kernels.compilation import Compilation
-
-_MOST_PARKED: Final = 64  # lanes of one vector register
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +19,11 @@ class Row:
     kernel: str
     case: str
     is_usual: bool
-    parks: str
     on: Mapping[str, Resources]
 
     @classmethod
     def of(cls, one: Compilation, on: Mapping[str, Resources]) -> Row:
-        return cls(one.kernel, one.case, one.is_usual, one.parks, on)
+        return cls(one.kernel, one.case, one.is_usual, on)
 
     @property
     def name(self) -> str:
@@ -55,7 +51,7 @@ class Table:
         path.write_text(f'{head}, "rows": [\n{rows}\n]}}\n')
 
     def problems(self) -> Iterator[str]:
-        """Whatever spills, does not fit, or keeps scalars elsewhere without a reason."""
+        """Whatever spills or does not fit."""
         for row in self.rows:
             for architecture in ARCHITECTURES:
                 if (used := row.on.get(architecture.name)) is None:
@@ -68,9 +64,6 @@ class Table:
                     yield f"{where} wants {least} bytes of shared memory, a block has {most}"
                 elif architecture.occupancy(used) == 0:
                     yield f"{where} does not fit: {used}"
-                most_parked = _MOST_PARKED if row.parks else 0
-                if used.parked_scalars > most_parked:
-                    yield f"{where} parks {used.parked_scalars} scalars, allowed are {most_parked}"
 
     def differences(self, recorded: Table) -> Iterator[str]:
         """Where this one, the whole or a part, is not what was recorded with the same compilers."""
