@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -55,10 +56,14 @@ def compile_cases(
 ) -> Iterator[tuple[Case, Mapping[str, Resources]]]:
     """In their order, each on all architectures that have its types. Raises `CompilerError`."""
     context = get_context("spawn")  # a fork would inherit a Triton that may interpret
-    with _no_interpreter(), ProcessPoolExecutor(processes, mp_context=context) as pool:
-        futures = [(case, _submit(pool, case)) for case in wanted]
+    pool = ProcessPoolExecutor(processes, context, _leave_interrupts)
+    try:
+        with _no_interpreter():
+            futures = [(case, _submit(pool, case)) for case in wanted]
         for case, on in futures:
             yield case, {name: _result(case, name, future) for name, future in on.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _submit(pool: ProcessPoolExecutor, case: Case) -> dict[str, Future[Resources]]:
@@ -85,6 +90,11 @@ def _result(case: Case, architecture: str, future: Future[Resources]) -> Resourc
 def _compile(module: str, index: int, target: tuple[str, int | str, int]) -> Resources:
     compilations: Sequence[Compilation] = list(import_module(module).compilations())
     return resources(compilations[index], target)
+
+
+def _leave_interrupts() -> None:
+    """To the parent, which has more to do than a worker that ends amid a compilation."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

@@ -136,11 +136,11 @@ def _kernel(
 
 
 def compilations() -> Iterator[Compilation]:
-    """Every configuration at its limit, with few and many candidates a sequence."""
+    """Every configuration at its limit: one candidate a sequence, 64, all in one sequence."""
     signature = {"log_prob_ptr": "*fp32", "log_weight_ptr": "*fp32", "flat_ptr": "*i64"}
     signature |= {"count_ptr": "*i32"} | dict.fromkeys(("batch", "width", "num_rows"), "i32")
     for max_nodes, num_warps in CONFIGS:
-        for width in (2**bit for bit in range(max_nodes.bit_length())):
+        for width in (1, 64, max_nodes):
             blocks = _blocks(max_nodes // width, width, num_warps)
             yield Compilation(
                 "frontier",
