@@ -17,8 +17,8 @@ class Compilation:
     large: pointers to what may have 2 GiB and more, which AMD devices address in another way.
     max_registers: the launch's limit for a thread on NVIDIA devices.
     beside: architectures whose hardware lacks a type of this configuration.
-    is_usual: whether models of today lead to it with default settings. The others are compiled
-    where there is time.
+    is_usual: whether it stands for its configuration, which default settings choose, in the largest
+    shape that is usual. The others are compiled where there is time.
     """
 
     kernel: str

@@ -16,13 +16,13 @@ _INTRO: Final = """\
 **Nothing on this page was run.** It says what Triton's compilers make of every kernel, in every
 configuration that a launch can choose, on machines without a GPU: {cases} cases, {programs}
 programs, of which {spilling} spill registers to memory. Compiled with {compilers}. Written by one
-command, in a checkout, which takes some minutes and writes nothing if something spills or does not
-fit:
+command, in a checkout, which takes minutes and writes nothing if something spills or does not fit:
 
     cast-bench compiled-kernels --write
 
-A test compiles what models of today lead to by default (**bold**) on all four architectures and
-fails if a program spills, does not fit, or is not what stands here; `pytest -m slow` compiles all.
+A test compiles each configuration that default settings choose, in its largest usual shape
+(**bold**), on all four architectures, and fails if a program spills, does not fit, or is not what
+stands here; `pytest -m slow` compiles all.
 
 ## Architectures
 """
@@ -48,7 +48,7 @@ AMD devices have scalar registers too, one for all lanes of a warp. Where they r
 _LEGEND: Final = """
 ## Kernels
 
-Each cell: registers of a thread, KiB of shared memory, occupancy. *p* is the number of parked
+Each cell: registers of a thread, KiB of shared memory, occupancy; spilled bytes if there are any. *p* is the number of parked
 scalars.
 """
 

@@ -156,7 +156,7 @@ def compilations() -> Iterator[Compilation]:
             {"K": k, "BLOCK": config.block},
             config.num_warps,
             1,
-            is_usual=config == DEFAULT and k >= 8,
+            is_usual=config == DEFAULT and k == MAX_K,
         )
     outputs = {"value_ptr": "*fp32", "index_ptr": "*i64", "tiles": "i32", "k": "i32"}
     signature = partial | outputs | {"K": "constexpr", "BLOCK_S": "constexpr"}
@@ -169,5 +169,5 @@ def compilations() -> Iterator[Compilation]:
             {"K": k, "BLOCK_S": tiles},
             _COMBINE_WARPS,
             1,
-            is_usual=k >= 8,
+            is_usual=k == MAX_K,
         )

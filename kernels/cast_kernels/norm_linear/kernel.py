@@ -172,5 +172,5 @@ def _compilation(config: Config, element: str, segments: int, *, is_aligned: boo
         num_stages=config.num_stages,
         aligned=sizes if is_aligned else (),
         max_registers=max_registers(config.num_warps),
-        is_usual=is_aligned and segments > 0,
+        is_usual=is_aligned and segments == 3,
     )

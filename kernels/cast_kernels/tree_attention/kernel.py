@@ -319,6 +319,7 @@ def _as_one_sequence(one: Compilation) -> Compilation:
         case=f"{one.case}, one row of one sequence",
         signature=one.signature | dict.fromkeys(ones, "constexpr"),
         constexprs=one.constexprs | dict.fromkeys(ones, 1),
+        is_usual=False,
     )
 
 
@@ -362,5 +363,5 @@ def _compilation(
         large=("k_ptr", "v_ptr"),
         max_registers=max_registers(config.num_warps),
         beside=("sm_80",) if kv == "fp8e4nv" else (),
-        is_usual=kv == q and is_split and not has_options,
+        is_usual=kv == q and is_split and not has_options and head_dim in (128, 256),
     )
