@@ -1,4 +1,4 @@
-"""Compilations side by side, in processes that do not interpret; what is in Triton's cache is read."""
+"""Compilations side by side, in processes that do not interpret; Triton's cache serves again."""
 
 from __future__ import annotations
 

@@ -38,8 +38,8 @@ may be the faster one.
 Arguments are those of a launch: integers below 2^31 are 32 bits, pointers and what is named aligned
 are multiples of 16, and on AMD devices all but caches are below 2 GiB. Registers and spills are
 what `cuobjdump --dump-resource-usage` prints (stack and local memory are counted as spilled), and
-AMD's metadata at the end of the assembly. Caches and queries in float16 compile like those in
-bfloat16, and are not listed.
+AMD's metadata at the end of the assembly. Caches and queries in float16, as wide as those in
+bfloat16, are not listed.
 
 AMD devices have scalar registers too, one for all lanes of a warp. Where they run out, the compiler
 *parks* scalars in lanes of a vector register: a few instructions each, no memory.
@@ -48,8 +48,8 @@ AMD devices have scalar registers too, one for all lanes of a warp. Where they r
 _LEGEND: Final = """
 ## Kernels
 
-Each cell: registers of a thread, KiB of shared memory, occupancy; spilled bytes if there are any. *p* is the number of parked
-scalars.
+Each cell: registers of a thread, KiB of shared memory, occupancy; bytes spilled, if any. *p* is the
+number of parked scalars.
 """
 
 
