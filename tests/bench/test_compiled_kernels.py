@@ -117,6 +117,13 @@ def test_problems_are_told(used: Resources, said: str) -> None:
     assert list(row(USED).problems()) == []
 
 
+def test_spills_on_amd_devices_are_a_problem_in_usual_cases() -> None:
+    table = row(replace(USED, spilled_bytes=8), "gfx942")
+    assert len(list(table.problems())) == 1
+    rare = replace(table, rows=[replace(one, is_usual=False) for one in table.rows])
+    assert list(rare.problems()) == []
+
+
 def test_differences_are_told() -> None:
     changed = replace(USED, registers=65)
     assert list(row(USED).differences(row(USED))) == []

@@ -15,14 +15,16 @@ _INTRO: Final = """\
 
 **Nothing on this page was run.** It says what Triton's compilers make of every kernel, in every
 configuration that a launch can choose, on machines without a GPU: {cases} cases, {programs}
-programs, of which {spilling} spill registers to memory. Compiled with {compilers}. Written by one
-command, in a checkout, which takes minutes and writes nothing if something spills or does not fit:
+programs. Of these, {spilling}. Compiled with {compilers}.
+
+Written by one command, in a checkout. It takes minutes the first time, and writes nothing if a
+program does not fit, or spills on NVIDIA's architectures or in a usual case (**bold**):
 
     cast-bench compiled-kernels --write
 
-A test compiles each configuration that default settings choose, in its largest usual shape
-(**bold**), on all four architectures, and fails if a program spills, does not fit, or is not what
-stands here; `pytest -m slow` compiles all.
+A test compiles the usual cases, which are the configurations that default settings choose, each in
+its largest usual shape, and fails if one spills, does not fit, or is not what stands here;
+`pytest -m slow` compiles all.
 
 ## Architectures
 """
@@ -59,13 +61,20 @@ def page(table: Table) -> str:
     intro = _INTRO.format(
         cases=len(table.rows),
         programs=len(used),
-        spilling=sum(one.spilled_bytes > 0 for one in used) or "none",
+        spilling=_spilling(table.rows),
         compilers=" and ".join(f"{name} {version}" for name, version in table.compilers.items()),
     )
     parts = [intro, *_limits(), _METHOD, _LEGEND]
     for kernel, rows in groupby(table.rows, lambda row: row.kernel):
         parts += [f"### {kernel}\n", *_kernel(list(rows)), ""]
     return "\n".join(parts)
+
+
+def _spilling(rows: Sequence[Row]) -> str:
+    on = [name for row in rows for name, one in row.on.items() if one.spilled_bytes]
+    if not on:
+        return "none spills registers to memory"
+    return f"{len(on)} spill registers to memory, all on {' and '.join(sorted(set(on)))}"
 
 
 def _limits() -> Iterator[str]:
