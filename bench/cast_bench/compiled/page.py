@@ -14,8 +14,9 @@ _INTRO: Final = """\
 # Compiled kernels
 
 **Nothing on this page was run.** It says what Triton's compilers make of every kernel, in every
-configuration that a launch can choose, on machines without a GPU: {cases} cases, {programs}
-programs. Of these, {spilling}. Compiled with {compilers}.
+configuration that a launch can choose, on machines without a GPU: {cases} cases, {programs} programs.
+Of these, {spilling}.
+Compiled with {compilers}.
 
 Written by one command, in a checkout. It takes minutes the first time, and writes nothing if a
 program does not fit, or spills on NVIDIA's architectures or in a usual case (**bold**):
@@ -44,8 +45,7 @@ AMD's metadata at the end of the assembly. Caches and queries in float16, as wid
 bfloat16, are not listed.
 
 AMD devices have scalar registers too, one for all lanes of a warp. Where they run out, the compiler
-*parks* scalars in lanes of a vector register: a few instructions each, no memory.
-"""
+*parks* scalars in lanes of a vector register: a few instructions each, no memory."""
 
 _LEGEND: Final = """
 ## Kernels
@@ -62,7 +62,7 @@ def page(table: Table) -> str:
         cases=len(table.rows),
         programs=len(used),
         spilling=_spilling(table.rows),
-        compilers=" and ".join(f"{name} {version}" for name, version in table.compilers.items()),
+        compilers=", ".join(f"{name} {version}" for name, version in table.compilers.items()),
     )
     parts = [intro, *_limits(), _METHOD, _LEGEND]
     for kernel, rows in groupby(table.rows, lambda row: row.kernel):
