@@ -14,8 +14,8 @@ _INTRO: Final = """\
 # Compiled kernels
 
 **Nothing on this page was run.** It says what Triton's compilers make of every kernel, in every
-configuration that a launch can choose, on machines without a GPU: {cases} cases, {programs} programs.
-Of these, {spilling}.
+configuration that a launch can choose, on machines without a GPU.
+{cases} cases are {programs} programs, of which {spilling}.
 Compiled with {compilers}.
 
 Written by one command, in a checkout. It takes minutes the first time, and writes nothing if a
