@@ -28,8 +28,17 @@ def test_norm_then_linear(shape, dtype, eps, function, sent) -> None:
 
 @pytest.mark.parametrize("config", norm_linear_kernel.CONFIGS)
 def test_every_configuration(config, sent) -> None:
-    arguments = sent(*parity.sample(20, 3 * 70, 40, torch.bfloat16))
+    arguments = sent(*parity.sample(20, 3 * 80, 40, torch.bfloat16))
     parity.check(partial(norm_linear_kernel.norm_linear, config=config), *arguments, 1e-6, 3)
+
+
+@pytest.mark.parametrize("config", norm_linear_kernel.CONFIGS[1:])
+def test_odd_sizes_have_the_smallest_configuration_alone(config) -> None:
+    x, weight, norm = parity.sample(20, 3 * 70, 40, torch.bfloat16)
+    function = partial(norm_linear_kernel.norm_linear, config=norm_linear_kernel.ODD)
+    parity.check(function, x, weight, norm, 1e-6, 3)
+    with pytest.raises(AssertionError, match="would spill registers"):
+        norm_linear_kernel.norm_linear(x, weight, 1e-6, 3, config)
 
 
 def test_rows_are_spread_out_and_what_lies_between_is_not_read() -> None:

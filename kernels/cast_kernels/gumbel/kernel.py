@@ -168,13 +168,22 @@ def compilations() -> Iterator[Compilation]:
     partial = {"best_ptr": "*fp64", "token_ptr": "*i64"}
     partial |= dict.fromkeys(("score_ptr", "top_ptr", "sum_ptr"), "*fp32")
     rows = {"seed_ptr": "*i64", "position_ptr": "*i64", "is_greedy_ptr": "*i8"}
-    sizes = {"row_stride": "i64", "vocabulary": "i32", "BLOCK": "constexpr"}
+    sizes = {"row_stride": "i32", "vocabulary": "i32", "BLOCK": "constexpr"}
     signature = {"scores_ptr": "*fp32"} | rows | partial | sizes
     for block, num_warps in CONFIGS:
-        name = f"gumbel_tile_{block}_{num_warps}"
-        yield Compilation(name, _tile_kernel, signature, {"BLOCK": block}, num_warps, 1)
+        yield Compilation(
+            "gumbel.tile",
+            f"{block} tokens, {num_warps} warps",
+            _tile_kernel,
+            signature,
+            {"BLOCK": block},
+            num_warps,
+            1,
+            is_usual=(block, num_warps) == DEFAULT,
+        )
     outputs = {"out_token_ptr": "*i64", "out_log_prob_ptr": "*fp32"}
     signature = partial | outputs | {"tiles": "i32", "BLOCK_S": "constexpr"}
     for tiles in (32, 256, MAX_TILES):
-        name = f"gumbel_combine_{tiles}"
-        yield Compilation(name, _combine_kernel, signature, {"BLOCK_S": tiles}, 4, 1)
+        yield Compilation(
+            "gumbel.combine", f"{tiles} tiles", _combine_kernel, signature, {"BLOCK_S": tiles}, 4, 1
+        )

@@ -83,10 +83,19 @@ def _kernel(
 def compilations() -> Iterator[Compilation]:
     """Every configuration at its limit."""
     signature = {"cache_ptr": "*i32", "source_ptr": "*i64", "target_ptr": "*i64"}
-    signature |= {"moves": "i32", "words": "i32", "layer_stride": "i64", "slot_stride": "i64"}
+    signature |= {"moves": "i32", "words": "i32", "layer_stride": "i64", "slot_stride": "i32"}
     signature |= {"BLOCK_M": "constexpr", "BLOCK_E": "constexpr"}
     aligned = ("words", "layer_stride", "slot_stride")
     for moves, block_e, num_warps in CONFIGS:
         blocks = {"BLOCK_M": moves, "BLOCK_E": block_e}
-        name = f"kv_commit_{moves}"
-        yield Compilation(name, _kernel, signature, blocks, num_warps, 1, aligned=aligned)
+        yield Compilation(
+            "kv_commit",
+            f"{moves} moves",
+            _kernel,
+            signature,
+            blocks,
+            num_warps,
+            1,
+            aligned,
+            large=("cache_ptr",),
+        )

@@ -95,24 +95,34 @@ def _kernel(
 
 
 def compilations() -> Iterator[Compilation]:
-    """Every configuration for eight heads of 128, in 16 bits and with both kinds of float8."""
+    """Every configuration for eight heads of 128, in 16 bits and with both kinds of float8; then
+    the default for many heads and for large ones."""
     for kv in ("bf16", "fp8e5", "fp8e4nv"):
-        constexprs: dict[str, Any] = {"HAS_SCALE": kv != "bf16", "MOST": 448.0, "HEAD_DIM": 128}
-        constexprs |= {"BLOCK_K": 8, "BLOCK_D": 128}
-        signature = {"k_ptr": "*bf16", "v_ptr": "*bf16", "cache_ptr": f"*{kv}"}
-        signature |= {"slot_ptr": "*i64", "scale_ptr": "*fp32", "key_heads": "i32"}
-        strides = ("row_stride", "head_stride", "slot_stride", "part_stride", "key_stride")
-        signature |= dict.fromkeys(strides, "i64") | dict.fromkeys(constexprs, "constexpr")
-        if kv == "bf16":
-            signature["scale_ptr"], constexprs["scale_ptr"] = "constexpr", None
         for num_warps in CONFIGS:
-            yield Compilation(
-                f"kv_write_{kv}_{num_warps}",
-                _kernel,
-                signature,
-                constexprs,
-                num_warps,
-                1,
-                aligned=strides,
-                beside=("sm_80",) if kv == "fp8e4nv" else (),
-            )
+            yield _compilation(kv, 8, 128, num_warps)
+        yield _compilation(kv, 64, 128, DEFAULT)
+        yield _compilation(kv, 16, 256, DEFAULT)
+
+
+def _compilation(kv: str, key_heads: int, head_dim: int, num_warps: int) -> Compilation:
+    constexprs: dict[str, Any] = {"HAS_SCALE": kv != "bf16", "MOST": 448.0, "HEAD_DIM": head_dim}
+    constexprs |= {"BLOCK_K": key_heads, "BLOCK_D": head_dim}
+    if kv == "bf16":
+        constexprs["scale_ptr"] = None
+    signature = {"k_ptr": "*bf16", "v_ptr": "*bf16", "cache_ptr": f"*{kv}"}
+    signature |= {"slot_ptr": "*i64", "scale_ptr": "*fp32", "key_heads": "i32"}
+    strides = ("row_stride", "head_stride", "slot_stride", "part_stride", "key_stride")
+    signature |= dict.fromkeys(strides, "i32") | dict.fromkeys(constexprs, "constexpr")
+    return Compilation(
+        kernel="kv_write",
+        case=f"{kv} {key_heads}x{head_dim}, {num_warps} warps",
+        fn=_kernel,
+        signature=signature,
+        constexprs=constexprs,
+        num_warps=num_warps,
+        num_stages=1,
+        aligned=strides,
+        large=("cache_ptr",),
+        beside=("sm_80",) if kv == "fp8e4nv" else (),
+        is_usual=kv == "bf16" and num_warps == DEFAULT,
+    )

@@ -32,6 +32,7 @@ CONFIGS: Final = (Config(512, 4), Config(1024, 4), Config(2048, 4), Config(2048,
 DEFAULT: Final = CONFIGS[2]
 MAX_K: Final = 16
 MAX_TILES: Final = 256
+_WIDTHS: Final = (1, 2, 4, 8)  # what smaller k are rounded up to
 _COMBINE_WARPS: Final = 8
 
 
@@ -142,17 +143,31 @@ def _combine_kernel(
 
 
 def compilations() -> Iterator[Compilation]:
-    """Every configuration of both kernels at the greatest k."""
+    """Every configuration of both kernels at the greatest k, and smaller ones."""
     partial = {"key_ptr": "*i64", "top_ptr": "*fp32", "sum_ptr": "*fp32"}
-    sizes = {"row_stride": "i64", "vocabulary": "i32", "K": "constexpr", "BLOCK": "constexpr"}
+    sizes = {"row_stride": "i32", "vocabulary": "i32", "K": "constexpr", "BLOCK": "constexpr"}
     signature = {"logits_ptr": "*fp32"} | partial | sizes
-    for block, num_warps in CONFIGS:
-        name = f"log_softmax_topk_tile_{block}_{num_warps}"
-        constexprs = {"K": MAX_K, "BLOCK": block}
-        yield Compilation(name, _tile_kernel, signature, constexprs, num_warps, 1)
+    for config, k in [*((one, MAX_K) for one in CONFIGS), *((DEFAULT, k) for k in _WIDTHS)]:
+        yield Compilation(
+            "log_softmax_topk.tile",
+            f"{k} of {config.block} tokens, {config.num_warps} warps",
+            _tile_kernel,
+            signature,
+            {"K": k, "BLOCK": config.block},
+            config.num_warps,
+            1,
+            is_usual=config == DEFAULT and k == MAX_K,
+        )
     outputs = {"value_ptr": "*fp32", "index_ptr": "*i64", "tiles": "i32", "k": "i32"}
     signature = partial | outputs | {"K": "constexpr", "BLOCK_S": "constexpr"}
-    for tiles in (16, 64, MAX_TILES):
-        name = f"log_softmax_topk_combine_{tiles}"
-        constexprs = {"K": MAX_K, "BLOCK_S": tiles}
-        yield Compilation(name, _combine_kernel, signature, constexprs, _COMBINE_WARPS, 1)
+    for tiles, k in [(16, MAX_K), (64, MAX_K), *((MAX_TILES, k) for k in (*_WIDTHS, MAX_K))]:
+        yield Compilation(
+            "log_softmax_topk.combine",
+            f"{k} of {tiles} tiles",
+            _combine_kernel,
+            signature,
+            {"K": k, "BLOCK_S": tiles},
+            _COMBINE_WARPS,
+            1,
+            is_usual=k == MAX_K,
+        )

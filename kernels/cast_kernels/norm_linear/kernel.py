@@ -21,6 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from cast_kernels.compilation import Compilation
+from cast_kernels.registers import max_registers, register_options
 
 
 class Config(NamedTuple):
@@ -37,6 +38,7 @@ CONFIGS: Final = (
     Config(64, 64, 64, 4, 4),
     Config(128, 64, 64, 8, 3),
 )
+ODD: Final = CONFIGS[0]  # elements are loaded one by one, each with registers of its own
 FLOAT32: Final = Config(16, 32, 32, 4, 3)  # products without tensor cores: registers are the limit
 
 
@@ -47,13 +49,18 @@ def norm_linear(
     num_segments: int = 1,
     config: Config | None = None,
 ) -> Tensor:
-    """See the package. Last dimensions contiguous."""
+    """See the package. Last dimensions contiguous.
+
+    Strides and segments that are no multiples of 16 have one configuration, the smallest.
+    """
     (num_rows, num_in), num_out = x_NF.shape, len(folded_OF)
     assert x_NF.dtype == folded_OF.dtype, (x_NF.dtype, folded_OF.dtype)
     assert x_NF.stride(1) == folded_OF.stride(1) == 1, (x_NF.stride(), folded_OF.stride())
     assert num_in % num_segments == 0, (num_in, num_segments)
+    is_aligned = _is_aligned(x_NF.stride(0), folded_OF.stride(0), num_in // num_segments)
     if config is None:
-        config = _choose(num_rows, x_NF.dtype)
+        config = _choose(num_rows, x_NF.dtype, is_aligned)
+    assert is_aligned or config in (ODD, FLOAT32), f"{config} would spill registers with odd sizes"
     y_NO = torch.empty((num_rows, num_out), dtype=torch.float32, device=x_NF.device)
     grid = (triton.cdiv(num_rows, config.block_n), triton.cdiv(num_out, config.block_o))
     if num_rows > 0:
@@ -75,13 +82,21 @@ def norm_linear(
             BLOCK_F=config.block_f,
             num_warps=config.num_warps,
             num_stages=config.num_stages,
+            **register_options(x_NF.device, config.num_warps),
         )
     return y_NO
 
 
-def _choose(num_rows: int, dtype: torch.dtype) -> Config:
+def _is_aligned(*sizes: int) -> bool:
+    """Whether loads may be of 16 bytes, which is what Triton makes of multiples of 16."""
+    return all(size % 16 == 0 for size in sizes)
+
+
+def _choose(num_rows: int, dtype: torch.dtype, is_aligned: bool) -> Config:
     if dtype == torch.float32:
         return FLOAT32
+    if not is_aligned:
+        return ODD
     return next((one for one in CONFIGS if one.block_n >= num_rows), CONFIGS[-1])
 
 
@@ -130,20 +145,32 @@ def _kernel(
 
 
 def compilations() -> Iterator[Compilation]:
-    """Every configuration, with one norm and with three."""
-    for config in (*CONFIGS, FLOAT32):
-        element = "*fp32" if config == FLOAT32 else "*bf16"
-        signature = {"x_ptr": element, "weight_ptr": element, "y_ptr": "*fp32"}
-        signature |= dict.fromkeys(("num_rows", "num_out", "segment_size"), "i32")
-        signature |= {"x_stride": "i64", "weight_stride": "i64", "eps": "fp32"}
-        blocks = {"BLOCK_N": config.block_n, "BLOCK_O": config.block_o, "BLOCK_F": config.block_f}
-        for segments in (1, 3):
-            constexprs = {"HAS_NORM": True, "IS_INTERPRETED": False, "SEGMENTS": segments} | blocks
-            yield Compilation(
-                f"norm_linear_{element[1:]}_{config.block_n}_{segments}",
-                _kernel,
-                signature | dict.fromkeys(constexprs, "constexpr"),
-                constexprs,
-                config.num_warps,
-                config.num_stages,
-            )
+    """Every configuration, without a norm, with one and with three."""
+    for config in CONFIGS:
+        for segments in (0, 1, 3):
+            yield _compilation(config, "bf16", segments, is_aligned=True)
+    for segments in (0, 1, 3):
+        yield _compilation(ODD, "bf16", segments, is_aligned=False)
+        yield _compilation(FLOAT32, "fp32", segments, is_aligned=True)
+        yield _compilation(FLOAT32, "fp32", segments, is_aligned=False)
+
+
+def _compilation(config: Config, element: str, segments: int, *, is_aligned: bool) -> Compilation:
+    signature = {"x_ptr": f"*{element}", "weight_ptr": f"*{element}", "y_ptr": "*fp32"}
+    sizes = ("segment_size", "x_stride", "weight_stride")
+    signature |= dict.fromkeys(("num_rows", "num_out", *sizes), "i32") | {"eps": "fp32"}
+    constexprs = {"HAS_NORM": segments > 0, "IS_INTERPRETED": False, "SEGMENTS": max(1, segments)}
+    constexprs |= {"BLOCK_N": config.block_n, "BLOCK_O": config.block_o, "BLOCK_F": config.block_f}
+    tile = f"{element} {config.block_n}x{config.block_o}x{config.block_f}, {segments} norms"
+    return Compilation(
+        kernel="norm_linear",
+        case=tile + ("" if is_aligned else ", odd sizes"),
+        fn=_kernel,
+        signature=signature | dict.fromkeys(constexprs, "constexpr"),
+        constexprs=constexprs,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        aligned=sizes if is_aligned else (),
+        max_registers=max_registers(config.num_warps),
+        is_usual=is_aligned and segments == 3,
+    )

@@ -111,5 +111,5 @@ def compilations() -> Iterator[Compilation]:
     }
     for block, num_warps in CONFIGS:
         yield Compilation(
-            f"tree_accept_{block}", _kernel, signature, {"BLOCK": block}, num_warps, 1
+            "tree_accept", f"{block} rows", _kernel, signature, {"BLOCK": block}, num_warps, 1
         )

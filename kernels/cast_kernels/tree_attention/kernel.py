@@ -1,10 +1,9 @@
 """Tree attention over paged keys: split-KV, with query rows and heads packed into one matrix tile.
 
 Grid: ((B + 1) * row tiles, K, splits), then `merge`; the tiles behind the last sequence copy idle
-rows. Tile: BLOCK_M pairs (row, query head of one key head), so that the keys of
-a head are read once for all of them, against BLOCK_L keys. The splits share the context; the tree's
-keys, the only ones with a mask, belong to the last. Bytes moved: see `tiling.traffic`.
-Online softmax as in FlashAttention-2 (arXiv:2307.08691), splits as in Flash-Decoding.
+rows. Tile: BLOCK_M pairs (row, query head of one key head), so that the keys of a head are read
+once for all of them, against BLOCK_L keys. The splits, as in Flash-Decoding, share the context; the
+tree's keys, the only ones with a mask, belong to the last. Bytes moved: see `tiling.traffic`.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
@@ -13,7 +12,9 @@ Online softmax as in FlashAttention-2 (arXiv:2307.08691), splits as in Flash-Dec
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from dataclasses import replace
+from itertools import product
+from typing import Any
 
 import torch
 import triton
@@ -21,6 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from cast_kernels.compilation import Compilation
+from cast_kernels.registers import max_registers, register_options
+from cast_kernels.tree_attention.attend import attend
 from cast_kernels.tree_attention.merge import merge
 from cast_kernels.tree_attention.paged import PagedBatch
 from cast_kernels.tree_attention.tiling import (
@@ -30,8 +33,6 @@ from cast_kernels.tree_attention.tiling import (
     choose_config,
     choose_splits,
 )
-
-MAX_REGISTERS: Final = 255  # without a limit ptxas spills a little to fit one more block
 
 
 def tree_attention(
@@ -74,7 +75,6 @@ def tree_attention(
         partial_ZNHD = q_NHD.new_empty((*shape, head_dim), dtype=torch.float32)
         lse_ZNH = q_NHD.new_empty(shape, dtype=torch.float32)
     k_S, v_S = kv_cache_S2KD.unbind(1)
-    options = {"maxnreg": MAX_REGISTERS} if _is_nvidia(q_NHD.device) else {}
     _split_kernel[((batch.size + 1) * tiles, key_heads, num_splits)](
         q_NHD,
         k_S,
@@ -116,7 +116,7 @@ def tree_attention(
         BLOCK_L=config.block_l,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **options,
+        **register_options(q_NHD.device, config.num_warps),
     )
     if num_splits > 1:
         merge(partial_ZNHD, lse_ZNH, batch.cu_rows_B1, out_NHD)
@@ -127,79 +127,6 @@ def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _is_nvidia(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.version.hip is None
-
-
-@triton.jit
-def _attend(
-    state,
-    begin,
-    end,
-    q_MD,
-    rows,
-    keys,
-    options,
-    IS_TREE: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_WINDOW: tl.constexpr,
-    IS_INTERPRETED: tl.constexpr,
-    PAGE: tl.constexpr,
-    HEAD_DIM: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_L: tl.constexpr,
-):
-    """The state (accumulator, top, sum) after the keys from begin to end; scores are in bits."""
-    out_MD, top_M, sum_M = state
-    position_M, o_mask_M, m_M = rows
-    k_ptr, v_ptr, page_ptr, mask_ptr, depth_ptr, slot_stride, context = keys
-    scale, softcap, window = options
-    o_L, o_D = tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_D)
-    m_D = o_D < HEAD_DIM
-    for start in range(begin, end, BLOCK_L):
-        o_key_L = start + o_L
-        m_L = o_key_L < end
-        page_L = tl.load(page_ptr + o_key_L // PAGE, m_L, other=0).to(tl.int64)
-        o_slot_L = (page_L * PAGE + o_key_L % PAGE) * slot_stride
-        m_LD = m_L[:, None] & m_D[None, :]
-        k_LD = tl.load(k_ptr + o_slot_L[:, None] + o_D[None, :], m_LD, other=0.0)
-        v_LD = tl.load(v_ptr + o_slot_L[:, None] + o_D[None, :], m_LD, other=0.0)
-        k_LD, v_LD = k_LD.to(q_MD.dtype), v_LD.to(q_MD.dtype)
-        if IS_INTERPRETED:  # Triton's interpreter multiplies bfloat16 as if it were uint16
-            score_ML = tl.dot(q_MD.to(tl.float32), tl.trans(k_LD.to(tl.float32)))
-        else:
-            score_ML = tl.dot(q_MD, tl.trans(k_LD), input_precision="ieee")
-        score_ML *= scale
-        if HAS_SOFTCAP:
-            score_ML = softcap * (2 * tl.sigmoid(2 / softcap * score_ML) - 1)
-        m_ML = m_M[:, None] & m_L[None, :]
-        if IS_TREE:
-            column = start - context  # a tile never crosses a word: 64 is a multiple of BLOCK_L
-            word_M = tl.load(mask_ptr + o_mask_M + column // 64, m_M, other=0)
-            m_ML = m_ML & (((word_M[:, None] >> (column % 64 + o_L)[None, :]) & 1) != 0)
-        if HAS_WINDOW:
-            position_L = o_key_L
-            if IS_TREE:
-                depth_L = tl.load(depth_ptr + start - context + o_L, m_L, other=0)
-                position_L = context + depth_L
-            m_ML = m_ML & (position_L[None, :] > (position_M - window)[:, None])
-        score_ML = tl.where(m_ML, score_ML * 1.4426950408889634, -float("inf"))
-        new_top_M = tl.maximum(top_M, tl.max(score_ML, 1))
-        # A row that has seen nothing yet has no top: 0 in its place keeps NaN out.
-        base_M = tl.where(new_top_M > -float("inf"), new_top_M, 0.0)
-        weight_ML = tl.exp2(score_ML - base_M[:, None])
-        shrink_M = tl.exp2(top_M - base_M)
-        sum_M = sum_M * shrink_M + tl.sum(weight_ML, 1)
-        weight_ML = weight_ML.to(q_MD.dtype)
-        if IS_INTERPRETED:
-            part_MD = tl.dot(weight_ML.to(tl.float32), v_LD.to(tl.float32))
-            out_MD = out_MD * shrink_M[:, None] + part_MD
-        else:
-            out_MD = tl.dot(weight_ML, v_LD, out_MD * shrink_M[:, None], input_precision="ieee")
-        top_M = new_top_M
-    return out_MD, top_M, sum_M
 
 
 @triton.jit
@@ -272,24 +199,26 @@ def _split_kernel(
         return
 
     o_M, o_D = i_tile * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    m_M = o_M < rows * group
-    row_M, head_M = (first_row + o_M // group).to(tl.int64), i_key * group + o_M % group
-    m_MD = m_M[:, None] & (o_D < HEAD_DIM)[None, :]
-    o_q_M = row_M * q_row + head_M * q_head
-    q_MD = tl.load(q_ptr + o_q_M[:, None] + o_D[None, :], m_MD, other=0.0)
+    m_1D = (o_D < HEAD_DIM)[None, :]
+    o_M = tl.minimum(o_M, rows * group - 1)  # behind the last pair that one is computed again
+    # As a pair is row * group + head, an offset needs no remainder.
+    row_M, o_M, first_head = (o_M // group).to(tl.int64), o_M.to(tl.int64), i_key * group
+    o_q = first_row.to(tl.int64) * q_row + first_head * q_head
+    o_q_M = o_q + row_M * (q_row - group * q_head) + o_M * q_head
+    q_MD = tl.load(q_ptr + o_q_M[:, None] + o_D[None, :], m_1D, other=0.0)
 
     first_column = tl.load(cu_tree_ptr + i_sequence)
     columns = tl.load(cu_tree_ptr + i_sequence + 1) - first_column
     context = tl.load(context_ptr + i_sequence)
-    column_M = columns - rows + o_M // group
+    column_M = columns - rows + row_M.to(tl.int32)
     # No row sees a key behind its own, which ends the causal loop of a prefill early.
     last_row = (i_tile * BLOCK_M + BLOCK_M - 1) // group
     end_column = tl.minimum(columns, columns - rows + last_row + 1)
     position_M = context + column_M
     lowest = 0
     if HAS_WINDOW:
-        position_M = context + tl.load(depth_ptr + first_column + column_M, m_M, other=0)
-        nearest = tl.min(tl.where(m_M, position_M, 0x7FFFFFFF))
+        position_M = context + tl.load(depth_ptr + first_column + column_M)
+        nearest = tl.min(position_M)
         lowest = tl.minimum(tl.maximum(nearest - window + 1, 0), context)
     key_scale = scale
     if HAS_SCALE:
@@ -304,10 +233,11 @@ def _split_kernel(
     o_key = i_key.to(tl.int64) * key_stride
     page_ptr += i_sequence.to(tl.int64) * page_stride
     depth_ptr += first_column
+    mask_ptr += first_row.to(tl.int64) * mask_stride
     keys = k_ptr + o_key, v_ptr + o_key, page_ptr, mask_ptr, depth_ptr, slot_stride, context
-    row_state = position_M, row_M * mask_stride, m_M
+    row_state = position_M, row_M * mask_stride
     options = key_scale, softcap, window
-    state = _attend(
+    state = attend(
         state,
         begin,
         end,
@@ -325,7 +255,7 @@ def _split_kernel(
         BLOCK_L,
     )
     if i_split == splits - 1:
-        state = _attend(
+        state = attend(
             state,
             context,
             context + end_column,
@@ -345,68 +275,93 @@ def _split_kernel(
     out_MD, top_M, sum_M = state
     is_blind_M = sum_M == 0  # nothing of this split to see
     sum_M = tl.where(is_blind_M, 1.0, sum_M)
-    out_MD /= sum_M[:, None]
+    factor_M = 1.0 / sum_M
     if HAS_SCALE:
-        out_MD *= tl.load(kv_scale_ptr + tl.num_programs(1) + i_key)
+        factor_M *= tl.load(kv_scale_ptr + tl.num_programs(1) + i_key)
+    out_MD *= factor_M[:, None]
+    # The group in other words: else the compiler keeps the rows in registers through the loops.
+    group = heads // tl.num_programs(1)
+    o_M = i_tile * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_M, row_M = o_M < rows * group, (o_M // group).to(tl.int64)
+    m_MD = m_M[:, None] & m_1D
     if IS_SPLIT:
-        o_part_M = (i_split.to(tl.int64) * num_rows + row_M) * heads + head_M
+        o_part = (i_split.to(tl.int64) * num_rows + first_row) * heads + first_head
+        o_part_M = o_part + row_M * (heads - group) + o_M
         lse_M = tl.where(is_blind_M, -float("inf"), top_M + tl.log2(sum_M))
         tl.store(lse_ptr + o_part_M, lse_M, m_M)
         tl.store(partial_ptr + o_part_M[:, None] * HEAD_DIM + o_D[None, :], out_MD, m_MD)
     else:
-        o_out_M = row_M * out_row + head_M * out_head
+        o_out = first_row.to(tl.int64) * out_row + first_head * out_head
+        o_out_M = o_out + row_M * (out_row - group * out_head) + o_M * out_head
         tl.store(out_ptr + o_out_M[:, None] + o_D[None, :], out_MD, m_MD)
 
 
 def compilations() -> Iterator[Compilation]:
-    """Every configuration in 16 bits, plain and with all options, then caches in float8."""
+    """Every configuration with every kind of cache and of options."""
     for config in CONFIGS:
-        yield _compilation(config, "bf16", "bf16", has_options=False)
-        yield _compilation(config, "bf16", "bf16", has_options=True)
-        yield _compilation(config, "bf16", "fp8e5", has_options=False)
-    yield _compilation(CONFIGS[1], "bf16", "fp8e4nv", has_options=False, beside=("sm_80",))
-    yield _compilation(FLOAT32, "fp32", "fp32", has_options=False)
+        head_dim = config.max_head_dim
+        for kv in ("bf16", "fp8e5", "fp8e4nv"):
+            for has_options, is_split in product((False, True), repeat=2):
+                yield _compilation(config, "bf16", kv, head_dim, has_options, is_split)
+            # Heads that do not fill their tile need a mask.
+            yield _compilation(config, "bf16", kv, head_dim * 5 // 8, True, False)
+    yield _as_one_sequence(_compilation(CONFIGS[0], "bf16", "bf16", 128, False, True))
+    for head_dim in (64, 128, 160, 256):
+        for has_options, is_split in product((False, True), repeat=2):
+            yield _compilation(FLOAT32, "fp32", "fp32", head_dim, has_options, is_split)
+
+
+def _as_one_sequence(one: Compilation) -> Compilation:
+    """Triton makes a constant of every integer that is 1."""
+    ones = ("batch", "num_rows", "group", "page_stride", "mask_stride")
+    return replace(
+        one,
+        case=f"{one.case}, one row of one sequence",
+        signature=one.signature | dict.fromkeys(ones, "constexpr"),
+        constexprs=one.constexprs | dict.fromkeys(ones, 1),
+        is_usual=False,
+    )
 
 
 def _compilation(
-    config: Config, q: str, kv: str, *, has_options: bool, beside: tuple[str, ...] = ()
+    config: Config, q: str, kv: str, head_dim: int, has_options: bool, is_split: bool
 ) -> Compilation:
     is_scaled = kv.startswith("fp8")
     constexprs: dict[str, Any] = {
         "HAS_SOFTCAP": has_options,
         "HAS_WINDOW": has_options,
         "HAS_SCALE": is_scaled,
-        "IS_SPLIT": True,
+        "IS_SPLIT": is_split,
         "IS_INTERPRETED": False,
         "PAGE": 16,
-        "HEAD_DIM": config.max_head_dim,
-        "BLOCK_D": config.max_head_dim,
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": triton.next_power_of_2(head_dim),
         "BLOCK_M": config.block_m,
         "BLOCK_L": config.block_l,
     }
-    signature = {"q_ptr": f"*{q}", "k_ptr": f"*{kv}", "v_ptr": f"*{kv}"}
-    signature["kv_scale_ptr"] = "*fp32" if is_scaled else "constexpr"
     if not is_scaled:
         constexprs["kv_scale_ptr"] = None
+    strides = ("q_row", "q_head", "slot_stride", "key_stride", "out_row", "out_head")
+    partial = "*fp32" if is_split else f"*{q}"  # without splits, the output in their place
+    signature = {"q_ptr": f"*{q}", "k_ptr": f"*{kv}", "v_ptr": f"*{kv}", "kv_scale_ptr": "*fp32"}
     integers = ("cu_rows_ptr", "cu_tree_ptr", "context_ptr", "page_ptr")
     signature |= dict.fromkeys(integers, "*i32") | {"mask_ptr": "*i64", "depth_ptr": "*i32"}
-    signature |= {"out_ptr": f"*{q}", "partial_ptr": "*fp32", "lse_ptr": "*fp32"}
-    signature |= dict.fromkeys(("batch", "num_rows", "heads", "group"), "i32")
-    strides = ("q_row", "q_head", "slot_stride", "key_stride", "out_row", "out_head")
-    signature |= dict.fromkeys((*strides, "page_stride", "mask_stride"), "i64")
+    signature |= {"out_ptr": f"*{q}"} | dict.fromkeys(("partial_ptr", "lse_ptr"), partial)
+    numbers = ("batch", "num_rows", "heads", "group", *strides, "page_stride", "mask_stride")
+    signature |= dict.fromkeys(numbers, "i32")
     signature |= {"scale": "fp32", "softcap": "fp32", "window": "i32"}
-    signature |= dict.fromkeys((k for k in constexprs if k.isupper()), "constexpr")
-    options = "_options" if has_options else ""
-    name = f"tree_attention_{kv}_{config.block_m}_{config.max_head_dim}{options}"
-    stages = config.num_stages
+    tile = f"{kv} {config.block_m}x{config.block_l}x{head_dim}"
     return Compilation(
-        name,
-        _split_kernel,
-        signature,
-        constexprs,
-        config.num_warps,
-        stages,
+        kernel="tree_attention",
+        case=tile + ("" if is_split else ", unsplit") + (", options" if has_options else ""),
+        fn=_split_kernel,
+        signature=signature | dict.fromkeys(constexprs, "constexpr"),
+        constexprs=constexprs,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
         aligned=strides,
-        max_registers=MAX_REGISTERS,
-        beside=beside,
+        large=("k_ptr", "v_ptr"),
+        max_registers=max_registers(config.num_warps),
+        beside=("sm_80",) if kv == "fp8e4nv" else (),
+        is_usual=kv == q and is_split and not has_options and head_dim in (128, 256),
     )
