@@ -198,18 +198,17 @@ class Planner:
                 places.setdefault(one.sequence.policy.kind, []).append(place)
         if not places or num_spare <= 0:
             return []
-        count = sum(one.sequence.is_decoding for one in scheduled)
+        count = len(scheduled)
         rows = sum(one.num_tokens for one in scheduled)
         keys = _num_keys(scheduled)
-        plain = self.cost.verify_seconds(rows, keys, len(scheduled))
-        plain += self.cost.rest_seconds(len(scheduled))
-        speed_up = self._speed_ups.get(count.bit_length(), 1.0)
-        price = max(1.0, speed_up) * count / plain
+        # Tokens drafted now save steps that only decode, whatever else this one computes.
+        plain = self.cost.verify_seconds(count, keys, count) + self.cost.rest_seconds(count)
+        price = max(1.0, self._speed_ups.get(count.bit_length(), 1.0)) * count / plain
         parties = []
         for number, (kind, mine) in enumerate(places.items()):
             seats = [_seat(scheduled[place]) for place in mine]
             share = num_spare // (len(places) - number)
-            costs = StepCosts(self.cost, price, rows, keys, len(scheduled), share)
+            costs = StepCosts(self.cost, price, rows, keys, count, share)
             num_spare -= min(share, sum(seat.size for seat in seats))
             parties.append(_Party(self._builder(kind), mine, seats, costs))
         return parties
