@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "policies": "cast_bench.policies:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
+        "serve": "cast_bench.serve.cli:main",
     }
 )
 
