@@ -92,7 +92,8 @@ class AnswerReader:
     def __init__(self) -> None:
         self.is_whole = False
         self._seconds: list[float] = []
-        self._totals: list[int | None] = []
+        self._counts: list[int] = []  # of the same chunks, as long as the server tells
+        self._total: int | None = 0  # None from the first chunk on with which it does not
         self._end = 0.0
         self._usage: Mapping[str, Any] = {}
         self._speculation: Speculation | None = None
@@ -108,17 +109,15 @@ class AnswerReader:
             return
         self._end = now
         self.is_whole |= any(choice.get("finish_reason") for choice in choices)
-        total = _running_total(event)
-        if self._brings_tokens(choices, total):
+        if self._brings_tokens(choices, _running_total(event)):
             self._seconds.append(now)
-            self._totals.append(total)
 
     def answer(self, index: int, due: float, sent: float) -> Answer:
         """The whole answer, so far as it came."""
         details = self._usage.get("prompt_tokens_details") or {}
         tokens = self._usage.get("completion_tokens")
         if not self._seconds and tokens:  # an answer of nothing but a stop token
-            self._seconds, self._totals = [self._end], [tokens]
+            self._seconds, self._counts = [self._end], [tokens]
         return Answer(
             index=index,
             due=due,
@@ -133,14 +132,19 @@ class AnswerReader:
         )
 
     def _brings_tokens(self, choices: Sequence[Mapping[str, Any]], total: int | None) -> bool:
-        if total is None or None in self._totals:  # a total at the end only is no running one
-            return any(map(_text, choices))
-        return total > (self._totals[-1] if self._totals else 0)  # type: ignore[operator]
+        if total is None or self._total is None:  # a total at the end only is no running one
+            brings = any(map(_text, choices))
+            self._total = None if brings else self._total
+            return brings
+        if total <= self._total:
+            return False
+        self._counts.append(total - self._total)
+        self._total = total
+        return True
 
     def _chunk_tokens(self, tokens: int | None) -> tuple[int, ...] | None:
-        totals = [total for total in self._totals if total is not None]
-        if totals and len(totals) == len(self._totals):
-            return tuple(after - before for before, after in pairwise([0, *totals]))
+        if self._total is not None and self._counts:
+            return tuple(self._counts)
         return (1,) * len(self._seconds) if tokens == len(self._seconds) else None
 
 
