@@ -187,6 +187,7 @@ def test_requests_say_what_was_asked_for_and_the_key_stays_secret(
     assert {body["seed"] for body in server.bodies} == {8, 9}
     assert server.headers[0][b"authorization"] == b"Bearer sesame"
     report = (tmp_path / "report.json").read_text()
+    assert "Infinity" not in report  # which is no JSON
     assert "sesame" not in report + capsys.readouterr().out
     requests = json.loads(report)["points"][0]["requests"]
     assert [len(one["chunk_seconds"]) for one in requests] == [1, 1]

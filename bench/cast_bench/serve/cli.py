@@ -18,6 +18,7 @@ import asyncio
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -108,16 +109,25 @@ def _save(points: list[dict[str, Any]], run: Run, args: argparse.Namespace) -> N
     if args.save_detailed:
         points[-1]["requests"] = detailed(run.answers)
     if args.json:
-        public = argparse.Namespace(**{k: v for k, v in vars(args).items() if k != "api_key"})
-        document = {"provenance": provenance("cast_bench.serve.cli", public), "points": points}
+        origin = provenance("cast_bench.serve.cli", _public(args))
+        document = {"provenance": origin, "points": points}
         args.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _public(args: argparse.Namespace) -> argparse.Namespace:
+    """The flags without secrets, and without an infinity, which JSON does not know."""
+    told = {name: value for name, value in vars(args).items() if name != "api_key"}
+    told["base_url"] = re.sub(r"//[^/@]*@", "//", args.base_url)
+    told["request_rate"] = ["inf" if math.isinf(rate) else rate for rate in args.request_rate]
+    return argparse.Namespace(**told)
 
 
 def _misses(points: Sequence[dict[str, Any]], args: argparse.Namespace) -> list[str]:
     """Gates that are not held, each told on stderr."""
+    told = []
     failed = sum(point["failed"] for point in points)
-    told = [f"{failed} requests failed, more than --max-failures {args.max_failures}"]
-    told = told if failed > args.max_failures else []
+    if failed > args.max_failures:
+        told.append(f"{failed} requests failed, more than --max-failures {args.max_failures}")
     if args.fail_under is not None:
         shares = [point["good_share"] for point in points]
         least = f"less than --fail-under {args.fail_under:g}"
@@ -136,10 +146,24 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--fail-under {args.fail_under:g}: a share is between 0 and 1.")
 
 
-def _positive(word: str) -> float:
+def _rate(word: str) -> float:
     value = float(word)
     if not value > 0:
         raise argparse.ArgumentTypeError(f"{word} is not above 0")
+    return value
+
+
+def _positive(word: str) -> float:
+    value = _rate(word)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"{word} is not finite")
+    return value
+
+
+def _whole(word: str) -> int:
+    value = int(word)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{word} is less than 0")
     return value
 
 
@@ -191,13 +215,13 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
 def _add_load(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the load").add_argument
     rates = "requests a second, or inf (the default)"
-    add("--request-rate", type=_positive, nargs="+", default=[math.inf], metavar="R", help=rates)
+    add("--request-rate", type=_rate, nargs="+", default=[math.inf], metavar="R", help=rates)
     gamma = "shape of the times between requests: 1 is Poisson, less comes in bursts (default: 1)"
     add("--burstiness", type=_positive, default=1.0, metavar="SHAPE", help=gamma)
     limit = "requests at most at a time (default: no limit)"
     add("--max-concurrency", type=_count, nargs="+", metavar="N", help=limit)
     add("--num-prompts", type=_count, default=32, help="at each point (default: 32)")
-    add("--num-warmups", type=int, default=1, help="requests before, not counted (default: 1)")
+    add("--num-warmups", type=_whole, default=1, help="requests before, not counted (default: 1)")
     add("--dataset", type=Path, help="question file, JSON lines (default: prompts of our own)")
     add("--output-len", type=_count, default=128, help="longest answer in tokens (default: 128)")
     add("--ignore-eos", action="store_true", help="every answer that long, where servers know it")
@@ -211,7 +235,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     add("--goodput", type=objective, nargs="+", default=[], metavar="NAME:MS", help=slo)
     share = "share of requests that must be within --goodput, of each point"
     add("--fail-under", type=float, metavar="SHARE", help=share)
-    add("--max-failures", type=int, default=0, metavar="N", help="default: 0")
+    add("--max-failures", type=_whole, default=0, metavar="N", help="default: 0")
     add("--json", type=Path, metavar="FILE", help="write every figure to this file")
     add("--save-detailed", action="store_true", help="and every request, with times of its chunks")
     add("--markdown", type=Path, metavar="FILE", help="write the tables to this file")

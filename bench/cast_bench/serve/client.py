@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Final
@@ -39,16 +40,20 @@ class Asking:
 
 def open_client(base_url: str, api_key: str | None) -> httpx2.AsyncClient:
     """As many connections as there are requests at a time, kept for the next ones."""
-    url = httpx2.URL(base_url)
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ConfigError(f"--base-url {base_url}: must begin like http://127.0.0.1:8000.")
-    if url.path in ("", "/"):
-        url = url.copy_with(path="/v1")
+    url = _url(base_url)
     headers = {"Accept-Encoding": "identity"}  # nothing waits for a compressor's block
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx2.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=None)
+
+
+def _url(base_url: str) -> httpx2.URL:
+    with suppress(httpx2.InvalidURL):
+        url = httpx2.URL(base_url)
+        if url.scheme in ("http", "https") and url.host:
+            return url.copy_with(path="/v1") if url.path in ("", "/") else url
+    raise ConfigError(f"--base-url {base_url}: must begin like http://127.0.0.1:8000.")
 
 
 async def served_model(http: httpx2.AsyncClient) -> str:
