@@ -6,9 +6,9 @@ in all combinations. Every answer is streamed. TTFT is the time to the first tok
 per output token behind it, ITL the time between tokens (where several come in one chunk, and the
 server tells how many, they share its time), ICL between chunks, E2EL until the end of the answer.
 
-Failed requests are counted by name and are in no other figure. The exit status is 1 if there are
-more than --max-failures, or fewer within --goodput than --fail-under, and 130 after Ctrl-C, which
-ends the run with what has come by then.
+Failed requests are counted by name and are in no throughput or latency. The exit status is 1 if
+there are more than --max-failures, or fewer within --goodput than --fail-under; it is 130 after
+Ctrl-C, which ends the run with what has come by then.
 """
 
 from __future__ import annotations
@@ -92,14 +92,17 @@ def _body(args: argparse.Namespace) -> dict[str, Any]:
     usage = {"include_usage": True}
     if not args.plain_usage:
         usage["continuous_usage_stats"] = True
-    body = {
+    body: dict[str, Any] = {
         "model": args.model,
         "max_tokens": args.output_len,
         "temperature": args.temperature,
         "stream": True,
         "stream_options": usage,
     }
-    return body | ({"ignore_eos": True} if args.ignore_eos else {}) | args.extra_body
+    if args.ignore_eos:
+        body["ignore_eos"] = True
+    body.update(args.extra_body)
+    return body
 
 
 def _save(points: list[dict[str, Any]], run: Run, args: argparse.Namespace) -> None:

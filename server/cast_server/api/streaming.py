@@ -52,7 +52,7 @@ async def answer_events(
 async def _answer_chunks(
     engine: Engine, group: RequestGroup, form: Format, options: StreamOptions
 ) -> AsyncGenerator[Chunk, None]:
-    latest = [RequestOutput(request.id) for request in group.requests]
+    latest = [RequestOutput(request_id=request.id) for request in group.requests]
     async with aclosing(_choice_chunks(engine, group, form, latest)) as chunks:
         async for chunk in chunks:
             if options.include_usage:
