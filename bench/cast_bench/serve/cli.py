@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     _check(args)
     if find_spec("httpx2") is None:
-        raise ConfigError("httpx2 is missing: pip install 'castserve[bench]'.")
+        raise ConfigError("httpx2 is missing: pip install httpx2.")
     from cast_bench.serve.report import markdown, verdict
 
     points = asyncio.run(_measure(args))
