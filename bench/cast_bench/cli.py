@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "policies": "cast_bench.policies:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
+        "serve": "cast_bench.serve.cli:main",
     }
 )
 
@@ -42,6 +43,7 @@ examples:
   cast-bench doctor                         is it right on this machine's GPU? a report
   cast-bench compare --concurrency 1 4      beside transformers and llama.cpp, in turns
   cast-bench lossless --dtype float32       does speculation change a token? exit status 0 if not
+  cast-bench serve --max-concurrency 1 4 8  load over HTTP on any OpenAI-compatible server
   cast-bench policies --help                a command's own flags
 """
 
