@@ -366,6 +366,7 @@ def test_an_answer_that_does_not_fit_is_refused(tiny) -> None:
     ("flag", "sentence"),
     [
         ("--policy=cast", "needs off"),
+        ("--policy=off,fly", "'fly'"),
         ("--resume", "--resume needs --output-json"),
         ("--batch-size=0", "0 is less than 1"),
     ],

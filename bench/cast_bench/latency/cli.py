@@ -30,6 +30,7 @@ from cast_bench.latency.iteration import Iteration
 from cast_bench.latency.judging import Judge
 from cast_bench.latency.verdict import passes
 from cast_bench.workloads import SYNTHETIC, TASKS, Prompt, Wish, in_turns, load
+from cast_drafters.policy import parse_policy
 from cast_profiler.device import energy
 from cast_server.build import build_core, prepare
 from cast_server.config import EngineConfig
@@ -174,6 +175,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--policy needs off: it is what the others are compared with")
     if args.resume and not args.json:
         parser.error("--resume needs --output-json: the file to go on with")
+    for policy in args.policy:
+        try:
+            parse_policy(policy)
+        except ValueError as error:
+            parser.error(f"--policy: {error}")
     return args
 
 
