@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -10,6 +12,7 @@ import tiny_models
 from cast_bench.workloads import FORMATS, TASKS, Prompt, Wish, in_turns, load, loading
 from cast_server.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 FIRST = {"question_id": 1, "category": "x", "turns": ["the cat", "and then"]}
 SECOND = {"question_id": 2, "category": "x", "turns": ["the dog"]}
 
@@ -34,11 +37,12 @@ def test_every_task_has_twenty_prompts_of_its_own(tokenizer) -> None:
     assert min(map(len, everything)) > 20
 
 
-def test_tasks_are_in_the_public_question_format() -> None:
+def test_tasks_are_in_the_public_question_format_and_are_installed() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     for task in TASKS:
-        lines = loading.questions.__file__.replace("questions.py", f"{task}.jsonl")
-        with open(lines, encoding="utf-8") as file:  # noqa: PTH123
-            records = [json.loads(line) for line in file]
+        file = ROOT / "bench" / "cast_bench" / "workloads" / f"{task}.jsonl"
+        assert any(file.match(pattern) for pattern in shipped["package-data"]["*"])
+        records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         assert {one["category"] for one in records} == {task}
         assert len({one["question_id"] for one in records}) == len(records)
 

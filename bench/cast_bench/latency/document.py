@@ -56,10 +56,11 @@ class Document:
 
     def markdown(self) -> str:
         now = self.starts[-1]
+        versions = [f"{name} {version}" for name, version in now["versions"].items() if version]
         origin = (
             f"{now['arguments']['model']}, {now['arguments']['dtype']}; {now['machine']}; "
             f"{now['date']}, commit {now['git'] or 'unknown'}"
-            f"{' with changes' if now['git_dirty'] else ''}; {now['versions']}."
+            f"{' with changes' if now['git_dirty'] else ''}; {', '.join(versions)}."
         )
         figures = all_figures(self.iterations, self.args.policy)
         return markdown(figures, self.iterations, self.verdict, origin)
