@@ -62,6 +62,8 @@ class Document:
             f"{now['date']}, commit {now['git'] or 'unknown'}"
             f"{' with changes' if now['git_dirty'] else ''}; {', '.join(versions)}."
         )
+        if self.no_energy:
+            origin += f" No energy: {self.no_energy}."
         figures = all_figures(self.iterations, self.args.policy)
         return markdown(figures, self.iterations, self.verdict, origin)
 
