@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from cast_bench.latency.figures import times_off
-from cast_bench.latency.iteration import Iteration
+from cast_bench.latency.iteration import Iteration, Verdict
 from cast_bench.ratios import Ratio
 
-_CALLED: Final = (
+_CALLED: Final[tuple[tuple[Verdict, str], ...]] = (
     ("near tie", "at a near tie"),
     ("bug", "beyond rounding"),
     ("not judged", "not judged"),
