@@ -324,6 +324,13 @@ def test_a_drifting_machine_changes_no_ratio() -> None:
     assert found == pytest.approx({"median": 1.5, "low": 1.5, "high": 1.5})
 
 
+def test_ratios_are_paired_by_round_in_whatever_order_they_come() -> None:
+    some = [iteration("off", n, latency) for n, latency in [(3, 2.0), (1, 1.0), (2, 4.0)]]
+    some += [iteration("cast", n, latency) for n, latency in [(2, 2.0), (1, 3.0), (3, 1.5)]]
+    found = all_figures(some, ["off", "cast"])[1]["times_off"]
+    assert found["median"] == pytest.approx(2.0 / 1.5)
+
+
 def test_energy_is_told_for_each_token() -> None:
     some = [iteration("off", n, 1.0, energy=5.0 * n) for n in (1, 3)]
     assert all_figures(some, ["off"])[0]["joules_per_token"] == pytest.approx(1.0)

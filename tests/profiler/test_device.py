@@ -39,6 +39,8 @@ def test_joules_are_a_thousandth_of_what_the_counter_says(monkeypatch) -> None:
 
 @pytest.mark.gpu
 def test_a_device_counts_its_energy() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device; on a machine with one: pytest -m gpu")
     device = torch.device("cuda")
     before, reason = energy(device)
     assert before is not None, reason
