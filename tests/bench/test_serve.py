@@ -227,10 +227,19 @@ def test_an_unknown_objective_is_told(word, capsys) -> None:
     assert f"{word!r} is no objective" in capsys.readouterr().err
 
 
+# A shell's background job ignores interrupts, and so would what it starts.
+INTERRUPTIBLE = """
+import signal, sys
+from cast_bench.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_ctrl_c_leaves_a_readable_report(server, tmp_path) -> None:
     dataset, report = tmp_path / "questions.jsonl", tmp_path / "report.json"
     dataset.write_text("\n".join([json.dumps({"turns": [json.dumps({"first": 0.2})]})] * 20))
-    command = [sys.executable, "-m", "cast_bench.cli", "serve", "--base-url", server.url]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "serve", "--base-url", server.url]
     command += ["--dataset", str(dataset), "--num-prompts", "500", "--max-concurrency", "2"]
     roots = ("bench", "server", "drafters", "profiler", "kernels")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in roots)}
