@@ -213,6 +213,7 @@ def test_nobody_there_is_one_sentence(capsys) -> None:
         (["--save-detailed"], "--save-detailed needs --json"),
         (["--base-url", "localhost:8000"], "must begin like http://127.0.0.1:8000"),
         (["--dataset", "nowhere.jsonl"], "--dataset nowhere.jsonl"),
+        (["--dataset", "random"], "--dataset random: only texts can be sent"),
     ],
 )
 def test_a_wrong_setting_is_told(flags, told, capsys) -> None:

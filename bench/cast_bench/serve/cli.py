@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cast_bench.serve.objectives import objective
+from cast_bench.workloads import TASKS
 from cast_server.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def _measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     """The figures of each point, up to one that is interrupted; written as they come."""
     from cast_bench.serve import client, load, metrics, workload
 
-    prompts = workload.prompts_of(args.dataset, args.seed)
+    prompts = workload.prompts_of([str(name) for name in args.dataset], args.seed)
     points: list[dict[str, Any]] = []
     async with client.open_client(args.base_url, args.api_key) as http:
         args.model = args.model or await client.served_model(http)
@@ -225,7 +226,8 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
     add("--max-concurrency", type=_count, nargs="+", metavar="N", help=limit)
     add("--num-prompts", type=_count, default=32, help="at each point (default: 32)")
     add("--num-warmups", type=_whole, default=1, help="requests before, not counted (default: 1)")
-    add("--dataset", type=Path, help="question file, JSON lines (default: prompts of our own)")
+    asked = f"of {', '.join(TASKS)} (default: all); .jsonl questions, .json of ShareGPT's form"
+    add("--dataset", type=Path, nargs="+", default=[Path(task) for task in TASKS], help=asked)
     add("--output-len", type=_count, default=128, help="longest answer in tokens (default: 128)")
     add("--ignore-eos", action="store_true", help="every answer that long, where servers know it")
     add("--temperature", type=float, default=0.0, help="default: 0")

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from pathlib import Path
 from random import Random
+from typing import Final
 
-from cast_bench.prompts import PROMPTS
+from cast_bench.workloads import SYNTHETIC, TASKS, texts
 from cast_server.errors import ConfigError
+
+_ALL: Final = 1_000_000  # prompts of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +22,17 @@ class Question:
     prompt: str
 
 
-def prompts_of(dataset: Path | None, seed: int) -> list[str]:
-    """All prompts that there are, shuffled. Raises `ConfigError` for a file that cannot be read."""
-    prompts = list(PROMPTS) if dataset is None else _read(dataset)
+def prompts_of(datasets: Sequence[str], seed: int) -> list[str]:
+    """All prompts that there are, shuffled. Raises `ConfigError` for a workload that cannot be had.
+
+    Made-up tokens are not texts, and differ from tokenizer to tokenizer.
+    """
+    for name in datasets:
+        if name in SYNTHETIC:
+            raise ConfigError(
+                f"--dataset {name}: only texts can be sent; choose a file or {', '.join(TASKS)}."
+            )
+    prompts = [text for name in datasets for text in texts(name, _ALL)]
     Random(seed).shuffle(prompts)
     return prompts
 
@@ -31,17 +41,3 @@ def questions(prompts: Sequence[str], count: int, skip: int) -> list[Question]:
     """`count` questions, the first `skip` left out, from the beginning again where they end."""
     asked = enumerate(islice(cycle(prompts), skip, skip + count), skip)
     return [Question(index, prompt) for index, prompt in asked]
-
-
-def _read(dataset: Path) -> list[str]:
-    from cast_bench.acceptance import read_questions  # torch: only where there is a file
-
-    try:
-        prompts = read_questions(dataset, count=1_000_000)
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise ConfigError(
-            f'--dataset {dataset}: no lines of JSON with "turns" ({type(error).__name__}: {error}).'
-        ) from None
-    if not prompts:
-        raise ConfigError(f"--dataset {dataset}: no question in it.")
-    return prompts

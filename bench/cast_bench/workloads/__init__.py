@@ -5,6 +5,15 @@ its name into `TASKS`; a format of files is a reader and a line in `FORMATS`, an
 tokens a function and a line in `SYNTHETIC` (both in `loading.py`).
 """
 
-from cast_bench.workloads.loading import FORMATS, SYNTHETIC, TASKS, Prompt, Wish, in_turns, load
+from cast_bench.workloads.loading import (
+    FORMATS,
+    SYNTHETIC,
+    TASKS,
+    Prompt,
+    Wish,
+    in_turns,
+    load,
+    texts,
+)
 
-__all__ = ["FORMATS", "SYNTHETIC", "TASKS", "Prompt", "Wish", "in_turns", "load"]
+__all__ = ["FORMATS", "SYNTHETIC", "TASKS", "Prompt", "Wish", "in_turns", "load", "texts"]

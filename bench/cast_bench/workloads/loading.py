@@ -71,11 +71,12 @@ def _load(name: str, wish: Wish, tokenizer: Any) -> list[Prompt]:
             tokenizer, wish.count, wish.seed, input_len=wish.input_len, prefix_len=wish.prefix_len
         )
     else:
-        ids = [chat_ids(tokenizer, text) for text in _texts(name, wish.count)]
+        ids = [chat_ids(tokenizer, text) for text in texts(name, wish.count)]
     return [Prompt(Path(name).stem, tuple(one)) for one in ids]
 
 
-def _texts(name: str, count: int) -> list[str]:
+def texts(name: str, count: int) -> list[str]:
+    """The first so many prompts of a workload that is made of texts. Raises `ConfigError`."""
     path = Path(__file__).with_name(f"{name}.jsonl") if name in TASKS else Path(name)
     if not path.is_file():
         known = ", ".join([*TASKS, *SYNTHETIC])
@@ -85,11 +86,11 @@ def _texts(name: str, count: int) -> list[str]:
         raise ConfigError(f"--dataset {name}: the name of the file must end in {known}.")
     kind = FORMATS[path.suffix]
     try:
-        texts = kind.read(path, count)
+        found = kind.read(path, count)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigError(
             f"--dataset {name} cannot be read ({error!r}): it must hold {kind.expects}."
         ) from error
-    if not texts:
+    if not found:
         raise ConfigError(f"--dataset {name}: there is no prompt in it.")
-    return texts
+    return found
