@@ -11,9 +11,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+import uuid
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
@@ -26,7 +27,20 @@ from cast_server.errors import (
     RequestError,
 )
 
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
+
+
+Job = Generator[None, None, T]  # yields between slices of work, returns what comes of it
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    id: str
+    job: Job[Any]
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +65,9 @@ class AsyncEngine:
         self._core = core
         self._max_waiting = max_waiting
         self._on_stop = on_stop
-        self._inbox: queue.SimpleQueue[Request | str | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Request | _Job | str | None] = queue.SimpleQueue()
         self._streams: dict[str, _Stream] = {}
+        self._jobs: dict[str, _Job] = {}
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -145,6 +160,27 @@ class AsyncEngine:
             if not is_finished:
                 self._inbox.put(request.id)
 
+    async def work(self, make_job: Callable[[EngineCore], Job[T]]) -> T:
+        """Runs a job on the engine's thread, a slice at a time beside requests: see `Background`.
+
+        Returns or raises what the job does. Cancelling whoever waits for it closes the job.
+        """
+        loop = asyncio.get_running_loop()
+        job = _Job(f"job-{uuid.uuid4().hex}", make_job(self._core), loop, loop.create_future())
+        with self._lock:
+            self._jobs[job.id] = job
+        self._inbox.put(job)
+        if not self._thread.is_alive():
+            self._fail_all()
+        try:
+            result: T = await job.future
+            return result
+        finally:
+            with self._lock:
+                was_open = self._jobs.pop(job.id, None) is not None
+            if was_open:
+                self._inbox.put(job.id)
+
     def _run(self) -> None:
         try:
             self._core.runner.enter_thread()
@@ -164,6 +200,8 @@ class AsyncEngine:
                 return False
             if isinstance(message, str):
                 self._core.abort(message)
+            elif isinstance(message, _Job):
+                self._core.background.add(message.id, self._sliced(message))
             else:
                 self._add(message)
         return True
@@ -178,6 +216,28 @@ class AsyncEngine:
             self._deliver(
                 [RequestOutput(request_id=request.id, finish_reason="error", error=error)]
             )
+
+    def _sliced(self, job: _Job) -> Generator[None, None, None]:
+        try:
+            result = yield from job.job
+        except Exception as error:  # noqa: BLE001 - it goes to whoever waits for the job
+            self._settle(job, job.future.set_exception, error)
+        else:
+            self._settle(job, job.future.set_result, result)
+
+    def _settle(self, job: _Job, settle: Callable[[Any], None], value: Any) -> None:
+        with self._lock:
+            if self._jobs.pop(job.id, None) is None:
+                return  # nobody waits any more
+
+        def settle_once() -> None:
+            if not job.future.done():
+                settle(value)
+
+        try:
+            job.loop.call_soon_threadsafe(settle_once)
+        except RuntimeError:  # the loop was closed under its jobs
+            _log.warning("a job ended after its event loop was closed")
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
@@ -196,6 +256,9 @@ class AsyncEngine:
         error = EngineFailureError("The engine has stopped.")
         with self._lock:
             ids = list(self._streams)
+            jobs = list(self._jobs.values())
+        for job in jobs:
+            self._settle(job, job.future.set_exception, error)
         self._deliver(
             [RequestOutput(request_id=i, finish_reason="error", error=error) for i in ids]
         )

@@ -16,6 +16,7 @@ from cast_drafters.policy import Policy, parse_policy
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.cost import CostModel
 from cast_profiler.drift import CorrectedCost
+from cast_server.engine.background import BACKGROUND_ROWS, Background
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.meter import SpeculationReport
@@ -23,7 +24,7 @@ from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.planner import Planner, expected_tokens
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
-from cast_server.engine.scheduler import Scheduled, Scheduler
+from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
 from cast_server.engine.sequence import Sequence
 from cast_server.engine.target_pass import TargetPass
 from cast_server.engine.verifier import Walk
@@ -48,6 +49,9 @@ class EngineCore:
     ) -> None:
         self.runner, self.target = runner, target
         self.scheduler = scheduler
+        limits = replace(scheduler.limits, max_batched_tokens=_few(scheduler.limits))
+        self.background = Background(Scheduler(scheduler.pool, limits))
+        scheduler.behind = self.background.scheduler
         self.planner = Planner(CorrectedCost(cost), drafter)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -65,7 +69,7 @@ class EngineCore:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return bool(self._sequences) or self.background.has_work
 
     def report(self) -> SpeculationReport:
         """What speculation has been worth so far; may be asked from any thread."""
@@ -82,11 +86,12 @@ class EngineCore:
         text = TextStream(self.tokenizer, params)
         sequence = Sequence(request, self.policy_of(request), stop_ids, text)
         self._sequences[request.id] = sequence
-        self.scheduler.add(sequence)
+        self._scheduler_of(sequence).add(sequence)
         self.drafter.begin(request.id, sequence.token_ids)
 
     def abort(self, request_id: str) -> None:
-        """Forgets a request, waiting or running. Unknown ids are fine."""
+        """Forgets a request or a job, waiting or running. Unknown ids are fine."""
+        self.background.drop(request_id)
         sequence = self._sequences.get(request_id)
         if sequence is not None:
             self._drop(sequence)
@@ -101,7 +106,21 @@ class EngineCore:
         If the step fails, its sequences are run one by one without drafts: only those that fail
         alone end with an error, and a broken drafter costs nothing but speed.
         """
-        scheduled = self.scheduler.schedule()
+        begin = time.perf_counter()
+        background, has_others = self.background, self.scheduler.has_work
+        is_turn = background.has_work and (background.share.is_due or not has_others)
+        scheduled = [] if is_turn else self.scheduler.schedule()
+        if scheduled:
+            outputs = self._step(scheduled)
+            background.share.earn(time.perf_counter() - begin)
+            return outputs
+        # Others may be waiting for blocks that only background work can give back.
+        outputs = self._step(background.advance())
+        if has_others:
+            background.share.spend(time.perf_counter() - begin)
+        return outputs
+
+    def _step(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         if not scheduled:
             return []
         before = [_progress(one.sequence) for one in scheduled]
@@ -195,9 +214,13 @@ class EngineCore:
             for row, token_id in zip(walk.rows, kept, strict=False)
         )
 
+    def _scheduler_of(self, sequence: Sequence) -> Scheduler:
+        is_background = sequence.request.is_background
+        return self.background.scheduler if is_background else self.scheduler
+
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
-        self.scheduler.remove(sequence)
+        self._scheduler_of(sequence).remove(sequence)
         try:
             self.drafter.release(sequence.id)
         except Exception:  # noqa: BLE001 - the sequence has ended, whatever the drafter makes of it
@@ -219,6 +242,11 @@ def _output(
         num_output_tokens=sequence.num_output,
         speculation=sequence.speculation(),
     )
+
+
+def _few(limits: SchedulerLimits) -> int:
+    """Rows of a background step: it is short, as others may be waiting for its end."""
+    return min(limits.max_batched_tokens, max(limits.max_num_seqs, BACKGROUND_ROWS))
 
 
 def _progress(sequence: Sequence) -> tuple[int, int]:

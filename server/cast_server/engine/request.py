@@ -108,6 +108,7 @@ class Request:
 
     `owner` is an opaque name for who sent it, such as the id of an API key; "" for nobody known.
     What is learned from one owner's requests helps no other's.
+    is_background: gets a share of the time that others leave, or all of it where there are none.
     """
 
     id: str
@@ -117,6 +118,7 @@ class Request:
     speculation: SpeculationParams = SpeculationParams()
     arrival_time: float = field(default_factory=time.monotonic)
     owner: str = ""
+    is_background: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,14 +36,24 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """First come, first served. Running sequences go first; the youngest gives way."""
+    """First come, first served. Running sequences go first; the youngest gives way.
 
-    def __init__(self, pool: BlockPool, limits: SchedulerLimits) -> None:
+    `behind`: who schedules other sequences of the same pool, which give way before these do.
+    """
+
+    def __init__(
+        self, pool: BlockPool, limits: SchedulerLimits, behind: Scheduler | None = None
+    ) -> None:
         self.pool = pool
         self.limits = limits
+        self.behind = behind
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
@@ -80,14 +90,28 @@ class Scheduler:
     def _make_room(self, sequence: Sequence, num_tokens: int) -> bool:
         while True:
             try:
-                sequence.reserve(self.pool, num_tokens)
+                self._reserve(sequence, num_tokens)
             except OutOfBlocksError:
                 youngest = self.running[-1]
-                self._preempt(youngest)
+                self.give_way()
                 if youngest is sequence:
                     return False
             else:
                 return True
+
+    def _reserve(self, sequence: Sequence, num_tokens: int) -> None:
+        """Raises `OutOfBlocksError` when nobody behind is left to give way."""
+        while True:
+            try:
+                return sequence.reserve(self.pool, num_tokens)
+            except OutOfBlocksError:
+                if self.behind is None or not self.behind.running:
+                    raise
+                self.behind.give_way()
+
+    def give_way(self) -> None:
+        """The youngest running sequence gives its blocks up and is computed again later."""
+        self._preempt(self.running[-1])
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
@@ -119,7 +143,7 @@ class Scheduler:
         if self.limits.prefix_caching:
             sequence.share_prefix(self.pool)
         try:
-            sequence.reserve(self.pool, len(sequence.token_ids))
+            self._reserve(sequence, len(sequence.token_ids))
         except OutOfBlocksError:
             sequence.release(self.pool)
             return False
