@@ -41,6 +41,12 @@ MAX_PADDING: Final = 1024
 _PROBE_TOKENS: Final = 8
 
 
+def cache_argument(model: Any) -> str:
+    """What transformers calls it changed in 5.24, and not for every model at once."""
+    arguments = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in arguments else "past_key_values"
+
+
 class DraftModelDrafter(Drafter):
     """A chain of the model's most likely tokens, their rivals beside them as leaves.
 
@@ -61,9 +67,7 @@ class DraftModelDrafter(Drafter):
         self._model, self._vocab_size = model, vocab_size
         self._levels, self._width, self._chunk = levels, width, chunk
         self._device = model.device
-        # What transformers calls it changed in 5.24, and not for every model at once.
-        arguments = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
+        self._cache_argument = cache_argument(model)
         self._num_embeddings: int = model.get_input_embeddings().weight.shape[0]
         config = model.config.get_text_config()
         self._max_len = getattr(config, "max_position_embeddings", None) or sys.maxsize

@@ -7,6 +7,7 @@ its own. Outputs cross once a step, whole accepted paths at a time.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
 import queue
 import threading
@@ -14,6 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
@@ -39,8 +41,7 @@ Job = Generator[None, None, T]  # yields between slices of work, returns what co
 class _Job:
     id: str
     job: Job[Any]
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
+    future: concurrent.futures.Future[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,14 @@ class AsyncEngine:
         model_name: str,
         max_waiting: int = 1024,
         on_stop: Callable[[], None] | None = None,
+        host: AsyncEngine | None = None,
     ) -> None:
-        """`on_stop` is called once, when the thread has ended in order."""
+        """`on_stop` is called once, when the thread has ended in order. With a `host`, all that
+        this engine computes is background work of that one, whose thread owns the device."""
         self.model_name = model_name
         self.created = int(time.time())
         self._core = core
+        self._step = core.step if host is None else partial(host.call, core.step)
         self._max_waiting = max_waiting
         self._on_stop = on_stop
         self._inbox: queue.SimpleQueue[Request | _Job | str | None] = queue.SimpleQueue()
@@ -84,6 +88,11 @@ class AsyncEngine:
     @property
     def tokenizer(self) -> Any:
         return self._core.tokenizer
+
+    @property
+    def model(self) -> Any:
+        """The target, as transformers loaded it but for its fused layers: to be looked at only."""
+        return self._core.runner.model
 
     @property
     def policies(self) -> tuple[str, ...]:
@@ -165,27 +174,47 @@ class AsyncEngine:
 
         Returns or raises what the job does. Cancelling whoever waits for it closes the job.
         """
-        loop = asyncio.get_running_loop()
-        job = _Job(f"job-{uuid.uuid4().hex}", make_job(self._core), loop, loop.create_future())
-        with self._lock:
-            self._jobs[job.id] = job
-        self._inbox.put(job)
-        if not self._thread.is_alive():
-            self._fail_all()
+        job = self._post(make_job(self._core))
         try:
-            result: T = await job.future
+            result: T = await asyncio.wrap_future(job.future)
             return result
         finally:
-            with self._lock:
-                was_open = self._jobs.pop(job.id, None) is not None
-            if was_open:
-                self._inbox.put(job.id)
+            self._forget(job)
+
+    def call(self, function: Callable[[], T]) -> T:
+        """As `work`, for a job of one slice and a thread that waits for it."""
+
+        def job() -> Job[T]:
+            return function()
+            yield
+
+        posted = self._post(job())
+        try:
+            result: T = posted.future.result()
+            return result
+        finally:
+            self._forget(posted)
+
+    def _post(self, job: Job[Any]) -> _Job:
+        posted = _Job(f"job-{uuid.uuid4().hex}", job, concurrent.futures.Future())
+        with self._lock:
+            self._jobs[posted.id] = posted
+        self._inbox.put(posted)
+        if not self._thread.is_alive():
+            self._fail_all()
+        return posted
+
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            is_open = self._jobs.pop(job.id, None) is not None
+        if is_open:
+            self._inbox.put(job.id)
 
     def _run(self) -> None:
         try:
             self._core.runner.enter_thread()
             while self._take_in():
-                self._deliver(self._core.step())
+                self._deliver(self._step())
         except BaseException:
             _log.exception("the engine thread has died")
             raise
@@ -221,23 +250,19 @@ class AsyncEngine:
         try:
             result = yield from job.job
         except Exception as error:  # noqa: BLE001 - it goes to whoever waits for the job
-            self._settle(job, job.future.set_exception, error)
+            self._settle(job, error=error)
         else:
-            self._settle(job, job.future.set_result, result)
+            self._settle(job, result)
 
-    def _settle(self, job: _Job, settle: Callable[[Any], None], value: Any) -> None:
+    def _settle(self, job: _Job, result: Any = None, error: Exception | None = None) -> None:
         with self._lock:
-            if self._jobs.pop(job.id, None) is None:
-                return  # nobody waits any more
-
-        def settle_once() -> None:
-            if not job.future.done():
-                settle(value)
-
-        try:
-            job.loop.call_soon_threadsafe(settle_once)
-        except RuntimeError:  # the loop was closed under its jobs
-            _log.warning("a job ended after its event loop was closed")
+            is_open = self._jobs.pop(job.id, None) is not None
+        if not is_open or not job.future.set_running_or_notify_cancel():
+            return  # nobody waits any more
+        if error is not None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(result)
 
     def _deliver(self, outputs: list[RequestOutput]) -> None:
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Stream, RequestOutput]]] = {}
@@ -258,7 +283,7 @@ class AsyncEngine:
             ids = list(self._streams)
             jobs = list(self._jobs.values())
         for job in jobs:
-            self._settle(job, job.future.set_exception, error)
+            self._settle(job, error=error)
         self._deliver(
             [RequestOutput(request_id=i, finish_reason="error", error=error) for i in ids]
         )

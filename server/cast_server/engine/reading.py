@@ -83,7 +83,7 @@ def _read_chunk(
     wish: Wish,
 ) -> _Chunk:
     end = len(slots_L)
-    with _watching(runner.model, wish) as watched:
+    with watching(runner.model, wish) as watched:
         logits_CV = runner.forward(_batch(runner, token_ids[begin:end], slots_L))
     layers, normed = watched()
     logprobs_CV = logits_CV.log_softmax(-1)
@@ -121,7 +121,7 @@ def _batch(
 
 
 @contextmanager
-def _watching(model: Any, wish: Wish) -> Iterator[Any]:
+def watching(model: Any, wish: Wish) -> Iterator[Any]:
     """While it is open, hidden states are kept; the function it gives returns and drops them."""
     taps = Taps(model, wish.layers) if wish.layers else None
     normed: list[Tensor] = []
