@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+import httpx2
 import uvicorn
 from pydantic import BaseModel, Field
 
@@ -66,7 +67,7 @@ class ScriptedSubject:
         self.most_running = max(self.most_running, self.running)
         try:
             await asyncio.sleep(self.seconds)
-            while phase in self.held:
+            while phase in self.held:  # noqa: ASYNC110 - it is set in another thread
                 await asyncio.sleep(0.002)
             if self.overloads:
                 self.overloads -= 1
@@ -82,7 +83,8 @@ class ScriptedSubject:
 
 
 class EchoParams(Params):
-    """repeats: how many items to make if there is no input. summary_seconds: what a summary takes."""
+    """repeats: how many items to make if there is no input. summary_seconds: what summing up
+    takes."""
 
     repeats: int = Field(0, ge=0)
     undefined: tuple[int, ...] = ()
@@ -242,6 +244,37 @@ def serving(app: Any) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join()
+
+
+class Client(httpx2.Client):
+    """Asks for evaluations, and waits for them."""
+
+    def create(self, **fields: Any) -> dict[str, Any]:
+        answer = self.post("/v1/evaluations", json={"evaluator": "echo", "model": "m", **fields})
+        assert answer.status_code == 202, answer.text
+        assert answer.headers["location"] == f"/v1/evaluations/{answer.json()['id']}"
+        return answer.json()
+
+    def job(self, job: dict[str, Any]) -> dict[str, Any]:
+        return self.get(f"/v1/evaluations/{job['id']}").json()
+
+    def cancel(self, job: dict[str, Any]) -> dict[str, Any]:
+        answer = self.post(f"/v1/evaluations/{job['id']}/cancel")
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def items(self, job: dict[str, Any], **query: Any) -> dict[str, Any]:
+        return self.get(f"/v1/evaluations/{job['id']}/items", params=query).json()
+
+    def until(self, job: dict[str, Any], condition: Callable[[dict[str, Any]], bool]) -> Any:
+        deadline = time.monotonic() + 10
+        while not condition(now := self.job(job)):
+            assert time.monotonic() < deadline, now
+            time.sleep(0.005)
+        return now
+
+    def end(self, job: dict[str, Any]) -> dict[str, Any]:
+        return self.until(job, lambda now: now["finished_at"] is not None)
 
 
 def main(journal: str, units: str, seconds: str) -> None:

@@ -187,7 +187,7 @@ def create_request(evaluators: Iterable[Evaluator[Any]]) -> Any:
         create_model(
             f"Create{_camel(evaluator.id)}Evaluation",
             __base__=CreateEvaluation,
-            evaluator=(Literal[evaluator.id], ...),
+            evaluator=_told_by(evaluator),
             params=_params_field(evaluator),
         )
         for evaluator in evaluators
@@ -259,7 +259,11 @@ def _params_field(evaluator: Evaluator[Any]) -> Any:
 
 
 def _named(name: str, body: type[_Body], evaluator: Evaluator[Any]) -> type[_Body]:
-    return create_model(name, __base__=body, evaluator=(Literal[evaluator.id], ...))
+    return create_model(name, __base__=body, evaluator=_told_by(evaluator))
+
+
+def _told_by(evaluator: Evaluator[Any]) -> Any:
+    return (Literal[evaluator.id], ...)
 
 
 def _any_of(bodies: Sequence[type[BaseModel]], base: type[BaseModel]) -> Any:

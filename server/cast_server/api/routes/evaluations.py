@@ -207,7 +207,8 @@ def _plain(error: RequestValidationError) -> RequestError | RequestValidationErr
             return UnknownEvaluatorError(
                 f"The evaluator `{named[:80]}` does not exist.", "evaluator"
             )
-        fault = {**fault, "type": "missing" if named is None else "string_type"}
+        kind = "missing" if named is None else "string_type"
+        fault = {**fault, "type": kind, "msg": "should be a string", "input": named}
         location = ["body", "evaluator"]
     if fault["type"] == "union_tag_not_found" and isinstance(body, dict):
         fault, location = {**fault, "type": "missing"}, ["body", "evaluator"]

@@ -235,6 +235,5 @@ class Run:
 
     def _item_news(self, item: tuple[int, int]) -> dict[str, Any]:
         side, index = item
-        is_ok, is_undefined = item not in self._faults, item in self._undefined
-        status = "ok" if is_ok else "undefined" if is_undefined else "errored"
-        return {"index": index, "model": self.order.models[side], "status": status}
+        failed = item in self._faults and item not in self._undefined
+        return {"index": index, "model": self.order.models[side], "failed": failed}

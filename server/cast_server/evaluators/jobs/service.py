@@ -67,7 +67,11 @@ class Evaluations:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._journal.close()
+            self.close()
+
+    def close(self) -> None:
+        """Gives the journal up, for another server to go on with."""
+        self._journal.close()
 
     def evaluator(self, evaluator_id: str) -> Evaluator[Any]:
         """Raises `UnknownEvaluatorError`."""
