@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from cast_profiler.cost import CostModel, RooflineCost
 from cast_profiler.datasheets import data_sheet
 from cast_profiler.device import device_name
 from cast_profiler.drift import CorrectedCost
-from cast_server.config import EngineConfig
+from cast_server.config import EngineConfig, HttpConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.core import EngineCore
@@ -34,6 +35,10 @@ from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cac
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.engine.target_pass import HostPass, TargetPass
 from cast_server.errors import ConfigError, UnsupportedModelError
+from cast_server.evaluators.jobs.journal import Journal
+from cast_server.evaluators.jobs.service import Evaluations
+from cast_server.evaluators.registry import EVALUATORS
+from cast_server.evaluators.subject import Subject
 from cast_server.model_files import cache_root, load_model, resolve_model
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
@@ -60,6 +65,24 @@ def build_engine(config: EngineConfig, served_name: str | None = None) -> AsyncE
     return AsyncEngine(
         core, served_name or files.name, config.max_waiting, on_stop=partial(remember, core, config)
     )
+
+
+def build_evaluations(config: HttpConfig, subjects: Mapping[str, Subject]) -> Evaluations | None:
+    """Evaluations of `subjects`, by the names that requests use; None if there are none or they
+    are off. Raises `ConfigError` for a directory that cannot be used, if it was asked for."""
+    if not subjects or config.evaluations_dir == "":
+        return None
+    own = config.evaluations_dir
+    directory = Path(own).expanduser() if own else cache_root() / "evaluations"
+    try:
+        # one file for each model: servers of different ones may run side by side
+        name = "-".join(next(iter(subjects)).split("/"))
+        return Evaluations(Journal(directory / f"{name}.sqlite"), subjects, EVALUATORS)
+    except ConfigError as error:
+        if own:
+            raise
+        _log.warning("Evaluations are off. %s", error)
+        return None
 
 
 def prepare(core: EngineCore, config: EngineConfig) -> None:

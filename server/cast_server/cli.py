@@ -139,14 +139,16 @@ def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
         begun = time.monotonic()
         print(f"Loading {name} …", flush=True)
         # torch and transformers take seconds to import, and --help needs neither.
-        from cast_server.build import build_engine
+        from cast_server.build import build_engine, build_evaluations
 
         engine = build_engine(engine_config, http_config.served_model_name)
+        evaluations = build_evaluations(http_config, subjects={})  # by the names that clients use
         engine.start()
         try:
             address = _address(http_config.host, sock.getsockname()[1])
             ready = f"Ready on {address} ({name}, after {time.monotonic() - begun:.0f} s)"
-            _run_http(engine, http_config, sock, f"{ready}\n{_try_it(address, name)}")
+            ready = f"{ready}\n{_try_it(address, name)}"
+            _run_http(engine, evaluations, http_config, sock, ready)
         except KeyboardInterrupt:
             pass  # uvicorn has shut down in order and passes on what stopped it
         finally:
@@ -155,7 +157,9 @@ def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
     return 0
 
 
-def _run_http(engine: Any, config: HttpConfig, sock: socket.socket, ready: str) -> None:
+def _run_http(
+    engine: Any, evaluations: Any, config: HttpConfig, sock: socket.socket, ready: str
+) -> None:
     import uvicorn
 
     from cast_server.api.app import create_app
@@ -165,7 +169,7 @@ def _run_http(engine: Any, config: HttpConfig, sock: socket.socket, ready: str) 
             await super().startup(sockets)
             print(ready, flush=True)
 
-    app = create_app(engine, config)
+    app = create_app(engine, config, evaluations)
     options = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=30)
     try:
         Server(options).run(sockets=[sock])

@@ -95,3 +95,8 @@ class HttpConfig(BaseModel):
         None, description="the name that clients use; default: the model's"
     )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body accepted")
+    evaluations_dir: str | None = Field(
+        None,
+        description="where evaluations are kept, so that a restart goes on with them; empty for "
+        "none; default: the user's cache",
+    )

@@ -39,7 +39,9 @@ async def app(scope, receive, send):
         await send({{"type": "http.response.start", "status": 200, "headers": []}})
         await send({{"type": "http.response.body", "body": b"hello"}})
 
-sys.modules["cast_server.build"] = types.SimpleNamespace(build_engine=build_engine)
+sys.modules["cast_server.build"] = types.SimpleNamespace(
+    build_engine=build_engine, build_evaluations=lambda *_, **__: None
+)
 sys.modules["cast_server.api.app"] = types.SimpleNamespace(create_app=lambda *_: app)
 sys.exit(cli.main(sys.argv[1:]))
 """

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from fastapi import FastAPI
 
 from cast_server.api.engine import Engine
@@ -13,13 +16,27 @@ from cast_server.api.middleware import (
     RequestIdMiddleware,
 )
 from cast_server.api.routes import chat, completions, metrics, models, ops
+from cast_server.api.routes.evaluations import evaluations_router
+from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
 from cast_server.config import HttpConfig
+from cast_server.evaluators.jobs.service import Evaluations
 
 
-def create_app(engine: Engine, config: HttpConfig) -> FastAPI:
-    """Builds the application that serves `engine`."""
-    app = FastAPI(title="castserve", redirect_slashes=False)
+def create_app(
+    engine: Engine, config: HttpConfig, evaluations: Evaluations | None = None
+) -> FastAPI:
+    """Builds the application that serves `engine`, and `evaluations` if they are not off."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if evaluations is None:
+            yield
+        else:
+            async with evaluations.running():
+                yield
+
+    app = FastAPI(title="castserve", redirect_slashes=False, lifespan=lifespan)
     app.state.engine = engine
     app.state.token_text = TokenText(engine.tokenizer)
     install_handlers(app)
@@ -30,4 +47,8 @@ def create_app(engine: Engine, config: HttpConfig) -> FastAPI:
     app.add_middleware(RequestIdMiddleware)
     for resource in (chat, completions, models, metrics, ops):
         app.include_router(resource.router)
+    if evaluations is not None:
+        app.state.evaluations = evaluations
+        app.include_router(evaluators_router(evaluations.evaluators))
+        app.include_router(evaluations_router(evaluations.evaluators))
     return app

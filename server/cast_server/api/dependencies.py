@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from cast_server.api.engine import Engine
 from cast_server.api.token_text import TokenText
+from cast_server.evaluators.jobs.service import Evaluations
 
 
 def _engine(request: Request) -> Engine:
@@ -18,5 +19,10 @@ def _token_text(request: Request) -> TokenText:
     return cast(TokenText, request.app.state.token_text)
 
 
+def _evaluations(request: Request) -> Evaluations:
+    return cast(Evaluations, request.app.state.evaluations)
+
+
 EngineDep = Annotated[Engine, Depends(_engine)]
 TokenTextDep = Annotated[TokenText, Depends(_token_text)]
+EvaluationsDep = Annotated[Evaluations, Depends(_evaluations)]

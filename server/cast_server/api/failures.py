@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from cast_server.api.generation import ClientGoneError
 from cast_server.api.responses import ErrorBody, ErrorDetail
-from cast_server.errors import EngineFailureError, EngineOverloadedError, RequestError
+from cast_server.errors import EngineFailureError, RequestError
 
 _logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ def error_body(error: RequestError) -> bytes:
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer to a request that failed."""
     all_headers = dict(headers or {})
-    if isinstance(error, EngineOverloadedError):
-        all_headers["Retry-After"] = "1"
+    if error.retry_after is not None:
+        all_headers["Retry-After"] = str(error.retry_after)
     return Response(error_body(error), error.status, all_headers, "application/json")
 
 
