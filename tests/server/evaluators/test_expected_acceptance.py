@@ -90,7 +90,7 @@ def test_sums_leave_out_what_the_text_does_not_reach() -> None:
 def test_pooled_texts_are_one_long_text() -> None:
     one, other = torch.rand(3, 5).double(), torch.rand(3, 4).double()
     other[2, 3] = math.nan
-    together, apart = summed(torch.cat([one, other], 1)), pooled([summed(one), summed(other)])
+    together, apart = summed(torch.cat([one, other], 1)), pooled([summed(one), summed(other)], 3)
     assert apart.count == together.count
     assert apart.num_whole == together.num_whole
     assert apart.total == pytest.approx(together.total)

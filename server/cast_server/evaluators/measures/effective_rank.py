@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from cast_server.evaluators.base import Undefined
 from cast_server.evaluators.measures.spectrum import eigenvalues, entropy, unit_rows
 
 
@@ -68,14 +68,9 @@ def effective_rank(representations_ND: Tensor) -> float:
     return measure(representations_ND).erank
 
 
-def norm_ratio(representations_ND: Tensor) -> float:
+def norm_ratio(representations_ND: Tensor) -> float | None:
     """The longest token over the median one: far above 1 where a token is an attention sink.
-    Raises Undefined: no_tokens, zero_norm or not_finite."""
-    if not len(representations_ND):
-        raise Undefined("no_tokens")
-    norms_N = representations_ND.detach().double().norm(dim=1)
-    if not norms_N.isfinite().all():
-        raise Undefined("not_finite")
-    if norms_N.median() == 0:
-        raise Undefined("zero_norm")
-    return float(norms_N.max() / norms_N.median())
+    None if the median one has no length."""
+    norms_N = representations_ND.detach().to("cpu", torch.float64).norm(dim=1)
+    median = float(norms_N.median()) if len(norms_N) else 0.0
+    return float(norms_N.max()) / median if median > 0 else None

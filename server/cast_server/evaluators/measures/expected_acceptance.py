@@ -62,11 +62,11 @@ def summed(overlaps_KN: Tensor) -> Overlaps:
     )
 
 
-def pooled(texts: Sequence[Overlaps]) -> Overlaps:
-    """Over all positions of several texts of the same depth."""
+def pooled(texts: Sequence[Overlaps], depth: int) -> Overlaps:
+    """Over all positions of several texts, each of this depth."""
     return Overlaps(
-        count=tuple(map(sum, zip(*(one.count for one in texts), strict=True))),
-        total=tuple(map(sum, zip(*(one.total for one in texts), strict=True))),
+        count=tuple(sum(one.count[k] for one in texts) for k in range(depth)),
+        total=tuple(sum(one.total[k] for one in texts) for k in range(depth)),
         num_whole=sum(one.num_whole for one in texts),
         length=sum(one.length for one in texts),
     )

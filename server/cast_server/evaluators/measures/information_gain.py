@@ -18,15 +18,17 @@ from cast_server.evaluators.measures.spectrum import unit_rows
 
 def information_gains(representations_ND: Tensor, ridge: float) -> Tensor:
     """Nats a token, float64 [N], in the order of the text; rows are scaled to length one, not
-    centred, for a mean would know of tokens to come. Rows without direction are left out.
+    centred, for a mean would know of tokens to come. A row without direction gains nothing.
 
     ridge: above 0. The first gain always is ln(1 + 1 / ridge), the largest possible one.
     Raises Undefined: no_tokens, zero_norm or not_finite.
     """
     if not ridge > 0:
         raise ValueError(f"ridge must be above 0, got {ridge}")
-    rows_ND = unit_rows(representations_ND, is_centred=False).rows_ND
-    gram_NN = rows_ND @ rows_ND.T
-    gram_NN.diagonal().add_(ridge)
-    pivots_N = torch.linalg.cholesky(gram_NN).diagonal().square()
-    return (pivots_N / ridge).clamp(min=1).log()
+    unit = unit_rows(representations_ND, is_centred=False)
+    gram_MM = unit.rows_ND @ unit.rows_ND.T
+    gram_MM.diagonal().add_(ridge)
+    pivots_M = torch.linalg.cholesky(gram_MM).diagonal().square()
+    gains_N = torch.zeros(len(unit.has_direction_N), dtype=torch.float64)
+    gains_N[unit.has_direction_N] = (pivots_M / ridge).clamp(min=1).log()
+    return gains_N

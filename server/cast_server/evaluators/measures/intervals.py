@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,6 @@ from cast_server.evaluators.base import Undefined
 
 _RESAMPLES: Final = 2000
 _QUANTILES: Final = (0.025, 0.975)
-_Z: Final = 1.959963984540054  # of the normal distribution, two-sided 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +68,17 @@ def standard_deviation(samples: Sequence[float]) -> float:
     return float(np.std(samples, ddof=1))
 
 
-def wilson(successes: int, trials: int) -> Interval:
-    """Interval of a proportion; never outside [0, 1], and not a point at 0 or 1.
+def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Of a proportion (Wilson 1927): inside [0, 1], and no point at 0 or 1.
     Raises Undefined: no_samples."""
-    if not trials:
+    if not total:
         raise Undefined("no_samples")
-    share, weight = successes / trials, _Z * _Z / trials
+    share = successes / total
+    weight = NormalDist().inv_cdf((1 + confidence) / 2) ** 2 / total
     centre = (share + weight / 2) / (1 + weight)
     radius = math.sqrt(share * (1 - share) * weight + weight * weight / 4) / (1 + weight)
     low = 0.0 if successes == 0 else centre - radius
-    return Interval(low, 1.0 if successes == trials else centre + radius)
+    return low, 1.0 if successes == total else centre + radius
 
 
 def resampled_means(values_SN: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:

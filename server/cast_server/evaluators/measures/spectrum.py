@@ -23,12 +23,14 @@ _ROUNDING: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of length one. rows_ND: float64; num_dropped: rows that had no direction; centre: was
-    the mean taken out?"""
+    """Rows of length one, float64, without those that had no direction; and which of all had."""
 
     rows_ND: Tensor
-    num_dropped: int
-    is_centred: bool
+    has_direction_N: Tensor
+
+    @property
+    def num_dropped(self) -> int:
+        return len(self.has_direction_N) - len(self.rows_ND)
 
 
 def unit_rows(representations_ND: Tensor, is_centred: bool = True) -> Rows:
@@ -49,7 +51,7 @@ def unit_rows(representations_ND: Tensor, is_centred: bool = True) -> Rows:
     kept_ND = rows_ND[has_direction_N] / norms_N[has_direction_N, None]
     if len(kept_ND) < 1 + is_centred:
         raise Undefined("zero_variance" if is_centred else "zero_norm")
-    return Rows(kept_ND, len(rows_ND) - len(kept_ND), is_centred)
+    return Rows(kept_ND, has_direction_N)
 
 
 def eigenvalues(rows_ND: Tensor) -> Tensor:
