@@ -107,9 +107,14 @@ class Mir(Evaluator[MirParams]):
         subject: Subject,
         done: Mapping[Unit, Record],  # noqa: ARG002
     ) -> Record:
-        texts = [tokens_of(inputs, index, params, subject) for index in range(len(inputs))]
+        texts = []
+        for index in range(len(inputs)):
+            texts.append(tokens_of(inputs, index, params, subject))
+            await asyncio.sleep(0)  # all texts at once would keep other requests waiting
         ids = [text.ids for text in texts]
-        classes, num_found = next_token_classes(ids, params.max_classes, params.min_count)
+        classes, num_found = await asyncio.to_thread(
+            next_token_classes, ids, params.max_classes, params.min_count
+        )
         counts = {
             "num_texts": len(texts),
             "num_truncated": sum(text.is_truncated for text in texts),

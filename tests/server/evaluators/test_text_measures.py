@@ -142,7 +142,8 @@ def test_mir_caps_its_classes_and_says_so() -> None:
 
 def test_mir_of_too_few_classes_is_undefined() -> None:
     subject = ScriptedSubject()
-    (item,), summary = evaluate(Mir(), {}, TEXTS[:1], subject)
+    (item,), summary = evaluate(Mir(), {}, ["a b a b c"], subject)
+    assert (item.num_classes, item.num_classes_found) == (2, 2)
     assert (item.status, item.reason) == ("undefined", "fewer_than_3_classes")
     assert (item.mir, summary.mir, summary.num_undefined) == (None, None, 1)
     assert subject.readings == []
