@@ -54,8 +54,13 @@ _DTYPES: Final = {
 _MEMORY_SHARE: Final = {"cpu": 0.2, "cuda": 0.85}
 
 
-def build_engine(config: EngineConfig, served_name: str | None = None) -> AsyncEngine:
-    """Loads the model and puts the parts together. Raises `ConfigError` with what to change."""
+def build_engine(
+    config: EngineConfig, served_name: str | None = None, host: AsyncEngine | None = None
+) -> AsyncEngine:
+    """Loads the model and puts the parts together; with a `host`, as a guest in its thread.
+
+    Raises `ConfigError` with what to change.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     files = resolve_model(config.model)
@@ -63,7 +68,11 @@ def build_engine(config: EngineConfig, served_name: str | None = None) -> AsyncE
     core = build_core(config, model, tokenizer)
     prepare(core, config)
     return AsyncEngine(
-        core, served_name or files.name, config.max_waiting, on_stop=partial(remember, core, config)
+        core,
+        served_name or files.name,
+        config.max_waiting,
+        on_stop=partial(remember, core, config),
+        host=host,
     )
 
 

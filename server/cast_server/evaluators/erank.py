@@ -105,12 +105,12 @@ def _measured(reading: Reading, params: ErankParams) -> dict[str, Any]:
     """The heavy part, for a thread of its own."""
     logprobs_P = reading.logprobs_P.double()
     loss = -float(logprobs_P.mean()) if len(logprobs_P) else None
-    layers = [_layer(layer, reading, params.drop_first) for layer in params.layers]
+    layers = [_layer(layer, reading, params) for layer in params.layers]
     return {"loss": loss, "layers": layers}
 
 
-def _layer(layer: Layer, reading: Reading, drop_first: int) -> dict[str, Any]:
-    hidden_NE = reading.hidden[layer][drop_first:]
+def _layer(layer: Layer, reading: Reading, params: ErankParams) -> dict[str, Any]:
+    hidden_NE = reading.hidden[layer][params.drop_first :]
     try:
         found = measure(hidden_NE)
         return {
@@ -124,6 +124,7 @@ def _layer(layer: Layer, reading: Reading, drop_first: int) -> dict[str, Any]:
             "entropy_gap": found.entropy_gap,
             "participation_ratio": found.participation_ratio,
             "norm_ratio": norm_ratio(hidden_NE),
+            "spectrum": found.eigenvalues[: params.spectrum],
         }
     except Undefined as why:
         return {"layer": layer, "reason": why.reason}

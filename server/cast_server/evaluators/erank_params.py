@@ -79,6 +79,9 @@ class ErankParams(TextParams):
         description="Tokens at the beginning that do not count: a first token that all others "
         "attend to can be a hundred times as long as they are in middle layers.",
     )
+    spectrum: int = Field(
+        64, ge=0, le=4096, description="How many of the largest eigenvalues are told of each text."
+    )
     baseline: Baseline = Field(NoBaseline(), description="The untrained side of Diff-eRank.")
     bootstrap_seed: Seed = Field(0, description="Of the intervals.")
 

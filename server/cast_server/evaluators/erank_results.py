@@ -44,6 +44,9 @@ class LayerItem(BaseModel):
     norm_ratio: float | None = Field(
         None, description="Longest token over the median one, before centring."
     )
+    spectrum: list[float] = Field(
+        [], description="The largest eigenvalues of the normalised covariance, falling."
+    )
     untrained: list[UntrainedSide] = Field(description="One for each twin.")
     diff_erank: float | None = Field(
         None, description="eRank of the untrained twins (their mean) less that of the model."
@@ -96,6 +99,9 @@ class LayerSummary(BaseModel):
     num_undefined: int = Field(ge=0, description="Texts left out.")
     erank: Estimate = Field(description="Over texts.")
     entropy: Estimate = Field(description="Over texts, in nats.")
+    spectrum: list[float] = Field(
+        description="Means over texts; a text with fewer eigenvalues counts 0 for the others."
+    )
     algorithm_a: AlgorithmSummary | None = Field(
         description="By exp of the mean entropy, the default of the paper; null without texts."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Final
 
 from cast_server.evaluators.base import Undefined
@@ -70,9 +71,15 @@ def _layer_summary(params: ErankParams, found: Sequence[LayerItem], place: int) 
         num_undefined=len(found) - len(whole),
         erank=Estimate.of([layer.erank for layer in whole], seed),
         entropy=Estimate.of([layer.entropy for layer in whole], seed),
+        spectrum=_mean_spectrum([layer.spectrum for layer in whole]),
         algorithm_a=_algorithm("a", whole, seed),
         algorithm_b=_algorithm("b", whole, seed),
     )
+
+
+def _mean_spectrum(spectra: Sequence[Sequence[float]]) -> list[float]:
+    ranks = zip_longest(*spectra, fillvalue=0.0)
+    return [sum(shares) / len(spectra) for shares in ranks]
 
 
 def _algorithm(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
-import numpy as np
 from pydantic import BaseModel
 
-from cast_server.evaluators.measures.intervals import bootstrap_interval
+from cast_server.evaluators.measures.intervals import paired_difference
 
 
 class PairedDifference(BaseModel):
@@ -52,15 +52,15 @@ def _compare(
             interval=None,
             reason="no_pairs",
         )
-    ours_N, theirs_N = np.array(pairs, dtype=np.float64).T
-    differences_N = ours_N - theirs_N
-    is_enough = len(pairs) >= 2
+    ours_all, theirs_all = zip(*pairs, strict=True)
+    result = paired_difference(theirs_all, ours_all)
+    interval = result.interval
     return PairedDifference(
         pairs=len(pairs),
         left_out=left_out,
-        mean=float(ours_N.mean()),
-        baseline_mean=float(theirs_N.mean()),
-        difference=float(differences_N.mean()),
-        interval=bootstrap_interval(differences_N.tolist()) if is_enough else None,
-        reason=None if is_enough else "fewer_than_2_pairs",
+        mean=fmean(ours_all),
+        baseline_mean=fmean(theirs_all),
+        difference=result.value,
+        interval=None if interval is None else (interval.low, interval.high),
+        reason="fewer_than_2_pairs" if interval is None else None,
     )

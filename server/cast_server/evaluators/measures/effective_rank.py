@@ -18,7 +18,8 @@ from cast_server.evaluators.measures.spectrum import eigenvalues, entropy, unit_
 @dataclass(frozen=True, slots=True)
 class EffectiveRank:
     """num_tokens: those that count, without `num_dropped` that are the mean itself.
-    largest: what eRank can be at most. participation_ratio: 1 / sum of squared eigenvalues."""
+    largest: what eRank can be at most. participation_ratio: 1 / sum of squared eigenvalues.
+    eigenvalues: of Sigma, falling; their sum is 1."""
 
     num_tokens: int
     num_dropped: int
@@ -26,6 +27,7 @@ class EffectiveRank:
     erank: float
     largest: int
     participation_ratio: float
+    eigenvalues: tuple[float, ...]
 
     @property
     def normalised(self) -> float:
@@ -52,6 +54,7 @@ def measure(representations_ND: Tensor) -> EffectiveRank:
         erank=math.exp(nats),
         largest=min(num_tokens - 1, num_columns),
         participation_ratio=1 / float(values.square().sum()),
+        eigenvalues=tuple(values.flip(0).tolist()),
     )
 
 

@@ -1,0 +1,109 @@
+"""What is drawn of an evaluator's summary. A new drawing is one function and one line below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from cast_server.profiling.plot import COLOURS, Labels, Level, Line, Point, plot
+
+_Summary = Mapping[str, Any]
+_Series = Mapping[str, Sequence[Point]]
+
+
+def drawings(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Titles and <svg> elements, with a line for the model and one for the baseline."""
+    names = document["models"]
+    sides = [document.get("summary"), document.get("baseline_summary")]
+    summaries = {name: side for name, side in zip(names, sides, strict=False) if side}
+    for draw in _DRAWINGS.get(document["evaluator"], ()):
+        yield from draw(summaries)
+
+
+def _layers(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+    """eRank over the layers, means over texts with their intervals."""
+    layers = [one["layer"] for one in next(iter(summaries.values()), {"layers": []})["layers"]]
+    if len(layers) < 2:
+        return
+    series = {
+        name: [_estimate(x, one["erank"]) for x, one in enumerate(side["layers"])]
+        for name, side in summaries.items()
+    }
+    labels = Labels("eRank by layer", "layer", "eRank", tuple(map(str, layers)))
+    yield from _lines("eRank by layer", series, labels)
+
+
+def _spectrum(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+    """Shares of variance of the first layer, largest first, means over texts."""
+    series = {
+        name: [_point(rank, value) for rank, value in enumerate(side["layers"][0]["spectrum"], 1)]
+        for name, side in summaries.items()
+        if side["layers"]
+    }
+    labels = Labels("spectrum", "direction, by variance", "share of variance")
+    yield from _lines("Spectrum", series, labels)
+
+
+def _depths(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+    """Expected acceptance by depth."""
+    series = {
+        name: [_point(depth, one) for depth, one in enumerate(side["alphas"], 1)]
+        for name, side in summaries.items()
+    }
+    yield from _lines("Acceptance by depth", series, Labels("acceptance", "depth", "share"))
+
+
+def _knowledge(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+    """For each arm, how often a task's text was as asked, and how often its answer was right."""
+    for name, side in summaries.items():
+        for arm in dict.fromkeys(one["arm"] for one in side["tasks"]):
+            mine = [one for one in side["tasks"] if one["arm"] == arm]
+            series = {
+                rate: [_rate(x, one[rate]) for x, one in enumerate(mine)]
+                for rate in ("paper_score", "gen_compliance", "verify_accuracy", "unparsed_rate")
+            }
+            title = f"{name}, {arm}: does it know what it wrote?"
+            labels = Labels(title, "task", "share", tuple(one["task"] for one in mine))
+            yield from _lines(title, series, labels, Level("always", 1.0))
+
+
+def _lines(
+    title: str, series: Mapping[str, Sequence[Point | None]], labels: Labels, level: Any = None
+) -> Iterator[tuple[str, str]]:
+    lines = [
+        Line(name, colour, tuple(point for point in points if point is not None))
+        for (name, points), colour in zip(series.items(), COLOURS, strict=False)
+    ]
+    lines = [line for line in lines if line.points]
+    if lines:
+        yield title, plot(lines, labels, level)
+
+
+def _point(x: float, y: float | None) -> Point | None:
+    return None if y is None else Point(x, y, y, y)
+
+
+def _estimate(x: float, one: Mapping[str, Any]) -> Point | None:
+    return _bar(x, one["mean"], one["low"], one["high"])
+
+
+def _rate(x: float, one: Mapping[str, Any]) -> Point | None:
+    return _bar(x, one["value"], one["low"], one["high"])
+
+
+def _bar(x: float, y: float | None, low: float | None, high: float | None) -> Point | None:
+    if y is None:
+        return None
+    return Point(x, y, y if low is None else low, y if high is None else high)
+
+
+_DRAWINGS: Final[Mapping[str, Sequence[Callable[[Mapping[str, _Summary]], Any]]]] = (
+    MappingProxyType(
+        {
+            "erank": (_layers, _spectrum),
+            "acceptance": (_depths,),
+            "self_knowledge": (_knowledge,),
+        }
+    )
+)
