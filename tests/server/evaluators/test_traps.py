@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, OPTConfig, OPTModel
 
 from cast_server.evaluators import effective_rank
 from cast_server.evaluators.measures.class_means import ClassMeans, next_token_classes
@@ -49,6 +49,20 @@ def test_the_untrained_twin_decides_the_sign(loaded) -> None:
     }
     print(f"trained {trained:.2f}, untrained {twins}")
     assert twins[0.02] < trained < twins[1 / 24] < twins[0.1]
+
+
+def test_dropout_is_much_of_an_untrained_rank() -> None:
+    """The official code leaves it on. The shape of OPT-125M but for the vocabulary."""
+    torch.manual_seed(0)
+    config = OPTConfig(vocab_size=1000, hidden_size=768, num_hidden_layers=12, dropout=0.1)
+    model, ids = OPTModel(config), torch.randint(4, 1000, (1, NUM_TOKENS))
+    ranks = {}
+    for is_training in (False, True):
+        model.train(is_training)
+        with torch.inference_mode():
+            ranks[is_training] = effective_rank(model(ids).last_hidden_state[0])
+    print(f"dropout off and on: {ranks}")
+    assert ranks[True] > 1.3 * ranks[False]
 
 
 def test_the_first_token_takes_the_rank_of_a_middle_layer(loaded) -> None:
