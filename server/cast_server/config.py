@@ -95,6 +95,11 @@ class HttpConfig(BaseModel):
         None, description="the name that clients use; default: the model's"
     )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body accepted")
+    evaluation_models: str = Field(
+        "",
+        description="models beside the served one that evaluations may name, loaded at the start: "
+        "name=directory (or .gguf file), separated by commas",
+    )
     evaluations_dir: str | None = Field(
         None,
         description="where evaluations are kept, so that a restart goes on with them; empty for "

@@ -5,6 +5,7 @@ Fields that do not exist are errors here: a misspelt limit must not go unnoticed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
@@ -273,4 +274,4 @@ def _any_of(bodies: Sequence[type[BaseModel]], base: type[BaseModel]) -> Any:
 
 
 def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
+    return "".join(part.capitalize() for part in re.split(r"\W|_", name))

@@ -126,6 +126,22 @@ def test_rows_that_are_the_mean_are_counted_and_do_not_count() -> None:
     assert found.erank == pytest.approx(4, abs=EXACT)
 
 
+def test_a_row_of_noise_does_not_count() -> None:
+    """1e-8 of the others: scaled to length one it would count as much as they do."""
+    noise = 1e-8 * torch.tensor([[1.0, 0, 0, 0], [-1, 0, 0, 0]])
+    found = measure(torch.cat([cross_polytope(4), noise]))
+    assert (found.num_tokens, found.num_dropped) == (8, 2)
+    assert found.erank == pytest.approx(4, abs=EXACT)
+
+
+@given(st.integers(2, 30), st.integers(1, 9), st.integers(0, 2**31))
+def test_one_row_over_and_over_has_no_variance(num_tokens, size, seed) -> None:
+    """Centring it leaves rounding, all of it pointing somewhere."""
+    rows = gaussian(1, size, seed).repeat(num_tokens, 1)
+    with pytest.raises(Undefined, match="zero_variance"):
+        effective_rank(rows)
+
+
 def test_by_products() -> None:
     even = measure(cross_polytope(6))
     assert even.participation_ratio == pytest.approx(6, abs=EXACT)

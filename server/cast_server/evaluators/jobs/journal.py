@@ -251,7 +251,7 @@ class Journal:
         """All that is known of an evaluation, and its idempotency key."""
         with self._transaction():
             self._db.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
-        self._db.execute("PRAGMA incremental_vacuum").fetchall()
+        self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free one page only
 
     def superfluous(self, finished_before: float, max_bytes: int) -> list[str]:
         """Finished evaluations that are too old, or, the oldest first, take too much room."""

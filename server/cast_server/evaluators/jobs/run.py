@@ -27,6 +27,10 @@ _OVERLOAD_PAUSE_SECONDS = 0.5
 class EarlierFailedError(KeyError):
     """An evaluator asked for the record of a unit that has none, as it failed."""
 
+    def __init__(self, unit: Unit) -> None:
+        super().__init__(unit)
+        self.unit = unit
+
 
 class _Done(dict[Unit, Record]):
     def __missing__(self, unit: Unit) -> Record:
@@ -107,6 +111,7 @@ class Run:
         )
         self._left = Counter(place.item for place in self._missing)
         self._ended: set[tuple[int, int]] = set()
+        self._counts = Counts(total=len(self._left))
         self._progress = Progress(total=len(self._missing))
         self._begun = (time.monotonic(), 0)
         for place, outcome in known:
@@ -124,10 +129,7 @@ class Run:
     @property
     def counts(self) -> Counts:
         """As far as units tell; the evaluator may find more items undefined."""
-        undefined = len(self._undefined & self._ended)
-        errored = len(self._faults.keys() & self._ended) - undefined
-        ok = len(self._ended) - errored - undefined
-        return Counts(len(self._left) + len(self._ended), ok, errored, undefined)
+        return self._counts
 
     def snapshot(self) -> Snapshot:
         """What there is now."""
@@ -139,7 +141,7 @@ class Run:
             dict(self._faults),
             frozenset(self._undefined),
             frozenset(self._ended),
-            self.counts.total,
+            self._counts.total,
         )
 
     async def execute(self, subjects: Sequence[Subject], concurrency: int, sink: Sink) -> None:
@@ -183,8 +185,8 @@ class Run:
             return Outcome(None, Fault(undefined.reason, message), is_undefined=True)
         except RequestError as error:
             return Outcome(None, Fault(error.code or error.type, error.message))
-        except EarlierFailedError:
-            return Outcome(None, Fault("earlier_failed", "What it builds upon has failed."))
+        except EarlierFailedError as error:
+            return self._outcome_without((place.side, error.unit.index))
         except NotFiniteError as error:
             return Outcome(None, Fault("not_finite", f"The record is no JSON: {error}."))
         except JobFailure:
@@ -192,6 +194,12 @@ class Run:
         except Exception as error:
             _logger.error("Unforeseen failure in an evaluation", exc_info=error)
             return Outcome(None, Fault("internal_error", "The server failed on this item. Sorry."))
+
+    def _outcome_without(self, item: tuple[int, int]) -> Outcome:
+        """Of a unit that builds upon one of `item`, which failed or is undefined."""
+        if item in self._undefined:
+            return Outcome(None, self._faults[item], is_undefined=True)
+        return Outcome(None, Fault("earlier_failed", "What it builds upon has failed."))
 
     async def _run_unit(self, place: Place, subject: Subject) -> Mapping[str, Any]:
         done = self._records[place.side]
@@ -217,9 +225,19 @@ class Run:
         self._left[place.item] -= 1
         if self._left[place.item]:
             return False
-        del self._left[place.item]
-        self._ended.add(place.item)
+        self._end(place.item)
         return True
+
+    def _end(self, item: tuple[int, int]) -> None:
+        del self._left[item]
+        self._ended.add(item)
+        counts = self._counts
+        if item not in self._faults:
+            self._counts = replace(counts, ok=counts.ok + 1)
+        elif item in self._undefined:
+            self._counts = replace(counts, undefined=counts.undefined + 1)
+        else:
+            self._counts = replace(counts, errored=counts.errored + 1)
 
     def _note_fault(self, place: Place, fault: Fault, is_undefined: bool) -> None:
         """The first fault of an item stands for it."""

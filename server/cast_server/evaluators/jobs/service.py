@@ -32,6 +32,8 @@ from cast_server.evaluators.jobs.strict_json import dumps
 from cast_server.evaluators.jobs.worker import Changes, Worker
 from cast_server.evaluators.subject import Subject
 
+_MODEL_FIELDS = ("model", "baseline_model")
+
 
 class Evaluations:
     """Everything is called from the event loop's thread, while `running` is entered.
@@ -94,10 +96,10 @@ class Evaluations:
         cannot be done."""
         evaluator = self.evaluator(evaluator_id)
         subjects = self._named(models)
-        for subject in subjects:
+        for subject, param in zip(subjects, _MODEL_FIELDS, strict=False):
             if missing := evaluator.requires(params) - subject.capabilities:
                 names = ", ".join(sorted(missing))
-                raise CapabilityError(f"The model `{subject.name}` lacks: {names}.", "model")
+                raise CapabilityError(f"The model `{subject.name}` lacks: {names}.", param)
         self._check_size(evaluator, params, inputs)
         return Order(
             evaluator=evaluator_id,
@@ -222,7 +224,7 @@ class Evaluations:
             raise ConflictError(failure.fault.message, code=failure.fault.code) from failure
 
     def _named(self, models: Sequence[str]) -> list[Subject]:
-        for name, param in zip(models, ("model", "baseline_model"), strict=False):
+        for name, param in zip(models, _MODEL_FIELDS, strict=False):
             if name not in self._subjects:
                 raise UnknownModelError(f"The model `{name}` does not exist.", param)
         if len(set(models)) < len(models):

@@ -95,7 +95,9 @@ class Worker:
 
     def current(self, job: Job) -> Job:
         """With its progress as it is at this moment."""
-        if self._run is None or self._job is None or self._job.id != job.id:
+        if job.status.is_final or self._run is None:
+            return job
+        if self._job is None or self._job.id != job.id:
             return job
         return replace(self._job, progress=self._run.progress, counts=self._run.counts)
 

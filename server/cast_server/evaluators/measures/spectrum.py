@@ -55,13 +55,13 @@ def unit_rows(representations_ND: Tensor, is_centred: bool = True) -> Rows:
 
 
 def eigenvalues(rows_ND: Tensor) -> Tensor:
-    """Of the covariance Z^T Z / N, float64 [min(N, D)], ascending, none negative, their sum 1.
+    """Of the covariance Z^T Z / N, float64 [min(N, D)], ascending, none negative.
 
-    rows_ND: float64, of length one each, so that the trace is 1 but for rounding.
+    rows_ND: float64, of length one each: the trace is 1, and so is the sum.
     """
     num_rows, num_columns = rows_ND.shape
     gram = rows_ND @ rows_ND.T if num_rows <= num_columns else rows_ND.T @ rows_ND
-    values = torch.linalg.eigvalsh(gram / num_rows).clamp(min=0)
+    values = torch.linalg.eigvalsh(gram).clamp(min=0)
     return values / values.sum()
 
 

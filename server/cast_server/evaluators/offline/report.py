@@ -53,13 +53,12 @@ def to_document(done: Done) -> dict[str, Any]:
 
 
 def rows(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Every number of the summary by its path, the baseline's beside it, and the differences."""
+    """Every number of the summary by its path, and the baseline's beside it."""
     ours = dict(_numbers(document.get("summary") or {}))
     theirs = dict(_numbers(document.get("baseline_summary") or {}))
     if not theirs:
-        return [(name, _shown(value)) for name, value in ours.items()]
-    paths = dict.fromkeys([*ours, *theirs])
-    return [(name, _shown(ours.get(name)), _shown(theirs.get(name))) for name in paths]
+        return list(ours.items())
+    return [(path, ours.get(path, ""), theirs.get(path, "")) for path in {**ours, **theirs}]
 
 
 def differences(document: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -101,26 +100,37 @@ def sentence(document: Mapping[str, Any]) -> str:
     return f"{text} {document['error']}" if document["error"] else text
 
 
-_DRAWN = ("spectrum", "recipe")  # too long for a table
-
-
 def _table(head: tuple[str, ...], body: list[tuple[str, ...]]) -> str:
     lines = [head, tuple("---" for _ in head), *body]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, float | None]]:
-    """Leaves that are numbers, or null; lists by what their entries are called, or their place."""
+def _numbers(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves that are numbers, an interval behind its number; lists by what their entries are
+    called, or their place."""
     if isinstance(value, Mapping):
+        middle = next((value[name] for name in _MIDDLES if name in value), None)
+        if "low" in value and "high" in value:
+            yield path, _between(middle, value["low"], value["high"])
+            return
         for name, inner in value.items():
-            if name in _DRAWN:
-                continue
-            yield from _numbers(inner, f"{path}.{name}" if path else name)
+            if name not in _UNLISTED:
+                yield from _numbers(inner, f"{path}.{name}" if path else name)
     elif isinstance(value, list):
         for place, inner in enumerate(value):
             yield from _numbers(inner, f"{path}[{_called(inner, place)}]")
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield path, value
+        yield path, _shown(value)
+
+
+_MIDDLES = ("mean", "value")
+_UNLISTED = ("spectrum", "recipe", "layer")  # too long, or a name
+
+
+def _between(middle: float | None, low: float | None, high: float | None) -> str:
+    if low is None or high is None:
+        return _shown(middle)
+    return f"{_shown(middle)} [{_shown(low)}, {_shown(high)}]"
 
 
 def _called(entry: Any, place: int) -> Any:

@@ -43,7 +43,7 @@ def test_the_interval_is_the_bootstraps_of_the_differences() -> None:
 
 
 def test_bootstrap_is_seeded_and_narrows_with_the_sample() -> None:
-    few, many = [0.0, 1.0] * 8, [0.0, 1.0] * 200
+    few, many = [0.0, 1.0, 0.3, 0.7] * 4, [0.0, 1.0] * 200
     assert bootstrap_interval(few, seed=3) == bootstrap_interval(few, seed=3)
     assert bootstrap_interval(few, seed=3) != bootstrap_interval(few, seed=4)
     (low, high), (lower, higher) = bootstrap_interval(many), bootstrap_interval(few)

@@ -79,7 +79,7 @@ def test_an_item_that_fails_at_once_is_told(client, subject) -> None:
         {"input": ["a"] * 9},
         {"params": {"repeats": 9}},
         {"input": ["a" * 2100, "a" * 2100]},
-        {"input": ["a" * 1200]},  # as read by both phases
+        {"input": ["a" * 2100]},  # used up when the second phase begins
     ],
 )
 def test_what_is_too_much_at_once_is_a_job(client, fields) -> None:
