@@ -76,6 +76,24 @@ def build_engine(
     )
 
 
+def build_guests(
+    models: str, config: EngineConfig, host: AsyncEngine
+) -> list[tuple[AsyncEngine, EngineConfig]]:
+    """Engines of further models, as guests of `host`. `models`: "name=directory,…".
+
+    Raises `ConfigError` for what cannot be read or loaded.
+    """
+    guests = []
+    for entry in models.split(",") if models else ():
+        name, equals, model = entry.strip().partition("=")
+        if not (name and equals and model):
+            raise ConfigError(f"--evaluation-models {entry!r}: name=directory is needed.")
+        own = {"model": model, "head": None, "policy": "off", "profile": "guess"}
+        guest = config.model_copy(update=own | {"drafter": "auto", "learn_from_traffic": False})
+        guests.append((build_engine(guest, name, host), guest))
+    return guests
+
+
 def build_evaluations(config: HttpConfig, subjects: Mapping[str, Subject]) -> Evaluations | None:
     """Evaluations of `subjects`, by the names that requests use; None if there are none or they
     are off. Raises `ConfigError` for a directory that cannot be used, if it was asked for."""

@@ -139,11 +139,16 @@ def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
         begun = time.monotonic()
         print(f"Loading {name} …", flush=True)
         # torch and transformers take seconds to import, and --help needs neither.
-        from cast_server.build import build_engine, build_evaluations
+        from cast_server.build import build_engine, build_evaluations, build_guests
+        from cast_server.evaluators.subjects.building import served_subject
 
         engine = build_engine(engine_config, http_config.served_model_name)
-        evaluations = build_evaluations(http_config, subjects={})  # by the names that clients use
-        engine.start()
+        guests = build_guests(http_config.evaluation_models, engine_config, engine)
+        engines = [(engine, engine_config), *guests]
+        subjects = {one.model_name: served_subject(one, config) for one, config in engines}
+        evaluations = build_evaluations(http_config, subjects)
+        for one, _ in engines:
+            one.start()
         try:
             address = _address(http_config.host, sock.getsockname()[1])
             ready = f"Ready on {address} ({name}, after {time.monotonic() - begun:.0f} s)"
@@ -152,7 +157,8 @@ def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
         except KeyboardInterrupt:
             pass  # uvicorn has shut down in order and passes on what stopped it
         finally:
-            engine.stop()
+            for one, _ in reversed(engines):
+                one.stop()
     print("Stopped.", flush=True)
     return 0
 

@@ -103,7 +103,7 @@ def test_output_rows(subject) -> None:
 
 def test_without_a_head_there_are_no_overlaps(subject) -> None:
     assert Capability.DRAFT_HEAD not in subject.capabilities
-    with pytest.raises(RequestError, match="without an EAGLE head"):
+    with pytest.raises(RequestError, match="without an EAGLE-3 head"):
         asyncio.run(subject.overlaps(IDS, 2))
 
 

@@ -77,8 +77,8 @@ def _engines(configs: Sequence[EngineConfig]) -> Iterator[list[AsyncEngine]]:
     try:
         for number, config in enumerate(configs):
             host = engines[0] if engines else None
-            name = None if not number else f"{config.model} (baseline)"
-            engine = build_engine(config, name, host)
+            name = f"{config.model} (baseline)" if number else None
+            engine = build_engine(config.model_copy(update={"profile": "guess"}), name, host)
             engine.start()
             engines.append(engine)
         yield engines

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cast_drafters.eagle.config import TargetShape, parse_config
 from cast_drafters.shipped import has_shipped_head, shipped_head
 from cast_profiler.fingerprint import package_versions
 from cast_server.config import EngineConfig
@@ -19,14 +21,20 @@ _WEIGHTS: Final = ("*.safetensors", "*.bin")
 
 
 def served_subject(engine: AsyncEngine, config: EngineConfig) -> ServedSubject:
-    """The served model, and its head if drafts come from one."""
-    head = None
-    if config.drafter in ("auto", "eagle"):
-        if config.head is not None:
-            head = Path(config.head).expanduser()
-        elif has_shipped_head(config.model):
-            head = shipped_head(config.model)
-    return ServedSubject(engine, fingerprint(engine, config), head)
+    """The served model, and its head if drafts come from an EAGLE-3 one."""
+    return ServedSubject(engine, fingerprint(engine, config), _head(engine, config))
+
+
+def _head(engine: AsyncEngine, config: EngineConfig) -> Path | None:
+    if config.drafter not in ("auto", "eagle"):
+        return None
+    if config.head is None:
+        return shipped_head(config.model) if has_shipped_head(config.model) else None
+    directory = Path(config.head).expanduser()
+    text = engine.model.config.get_text_config()
+    target = TargetShape(text.hidden_size, text.vocab_size, text.num_hidden_layers)
+    document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return directory if parse_config(document, target).version == 3 else None
 
 
 def fingerprint(engine: AsyncEngine, config: EngineConfig) -> Mapping[str, str]:

@@ -41,7 +41,8 @@ class ServedSubject(Subject):
         self._engine = engine
         self._fingerprint = fingerprint
         self._model: Any = engine.model
-        self._head = None if head is None else DraftHead.load(head, self._model)
+        self._head_directory = head
+        self._head: DraftHead | None = None  # from when it is first needed: it may be large
         self._nursery = Nursery(engine)
 
     @property
@@ -54,7 +55,7 @@ class ServedSubject(Subject):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        lacks = frozenset({Capability.DRAFT_HEAD} if self._head is None else ())
+        lacks = frozenset({Capability.DRAFT_HEAD} if self._head_directory is None else ())
         return frozenset(Capability) - lacks
 
     @property
@@ -133,8 +134,10 @@ class ServedSubject(Subject):
         return await self._engine.work(lambda core: _output_rows(core, ids))
 
     async def overlaps(self, token_ids: Sequence[int], depth: int) -> Tensor:
+        if self._head_directory is None:
+            raise RequestError(f"{self.name} is served without an EAGLE-3 head.", "model")
         if self._head is None:
-            raise RequestError(f"{self.name} is served without an EAGLE head.", "model")
+            self._head = await asyncio.to_thread(DraftHead.load, self._head_directory, self._model)
         head = self._head
         wish = Wish(head.layer_ids, among=head.vocabulary_I)
         done = await self._read(token_ids, wish)
