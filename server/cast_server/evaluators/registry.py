@@ -6,5 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cast_server.evaluators.base import Evaluator
+from cast_server.evaluators.self_knowledge.evaluator import SelfKnowledge
 
-EVALUATORS: Final[Mapping[str, Evaluator[Any]]] = {}
+EVALUATORS: Final[Mapping[str, Evaluator[Any]]] = {
+    SelfKnowledge.id: SelfKnowledge(),
+}
