@@ -14,7 +14,9 @@ _MINUS: Final = re.compile(r"[\u2212\u2013](?=\d)")  # the minus sign and the da
 _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER: Final = r"-?\d+(?:\.\d+|/[1-9]\d*)?(?![\w/]|\.\d)"
 _ALL_NUMBERS: Final = re.compile(rf"(?<![\w./]){_NUMBER}")
-_STATED: Final = re.compile(rf"\banswer(?:\s+is)?\s*[:=]?\s*({_NUMBER})", re.IGNORECASE)
+_STATED: Final = re.compile(
+    rf"\banswer(?:\s+is)?\s*[:=]?\s*({_NUMBER})(?!\s*[-+*/=])", re.IGNORECASE
+)
 _EQUALS: Final = re.compile(rf"=\s*({_NUMBER})\s*\.?\s*$")
 _BOXED: Final = re.compile(r"\\boxed\{([^{}]*)\}")
 _BOLD: Final = re.compile(r"\*\*([^*\n]+)\*\*")

@@ -28,6 +28,7 @@ _SPOKEN: Final = tuple(
 )
 _BOLD: Final = re.compile(r"(?<![\d)])(?<![\d)] )\*\*([^*\n]+)\*\*(?![\d(])")
 _EXPRESSION: Final = re.compile(r"(?:-(?=[\d(])|[(\d])[-+*/^().\d\s]*[\d)]")
+_MAX_CHARACTERS: Final = 1000
 _STRAY: Final = re.compile(r"[-+*/^%!√\d]")
 # Whatever else is in the question could change what it means: three apples are no calculation.
 _HARMLESS: Final = re.compile(
@@ -40,6 +41,8 @@ _HARMLESS: Final = re.compile(
 def answer(question: str) -> str:
     """As a whole number or a fraction. Raises Undefined: word_problem, several_expressions,
     not_arithmetic, division_by_zero, too_large …"""
+    if len(question) > _MAX_CHARACTERS:
+        raise Undefined("word_problem")
     text = keyboard(_BOLD.sub(r"\1", question.replace("`", " ")))
     for pattern, sign in _SPOKEN:
         text = pattern.sub(sign, text)

@@ -29,7 +29,9 @@ from cast_server.evaluators.self_knowledge.signs import keyboard
 
 _GRAMMAR: Final = CALCULATION | {"<", ">", "<=", ">="}
 _STATEMENT: Final = re.compile(
-    r"(?:for (?:all|any|every|each) (?P<before>[^,:]*)[,:]\s*(?:we have |it holds that )?)?"
+    r"(?:for (?:all|any|every|each) "
+    r"(?P<before>(?:[^,:]|,(?= ?[a-z]\s*(?:[<>]=?\s*-?\d+\s*)?[,:]))*)[,:]\s*"
+    r"(?:we have |it holds that )?)?"
     r"(?P<claim>.*?)(?:,?\s*for (?:all|any|every|each) (?P<after>.*))?",
     re.IGNORECASE,
 )
@@ -44,7 +46,8 @@ _LABEL: Final = re.compile(
 _GRID: Final = tuple(Fraction(k, 4) for k in range(-24, 25)) + tuple(
     map(Fraction, (10, -10, 100, -100))
 )
-_NUM_DRAWS: Final = 600
+_MAX_CHARACTERS: Final = 500
+_NUM_DRAWS: Final = 300
 _MIN_POINTS: Final = 20
 _MAX_NAMES: Final = 4
 
@@ -85,7 +88,9 @@ def read(text: str) -> Statement:
     lines = [line for line in plain.splitlines() if re.search(r"[<>]", line)]
     if len(lines) != 1:
         raise Undefined("several_statements" if lines else "not_parsed")
-    line = _LABEL.sub("", lines[0]).strip().rstrip(".")
+    if len(lines[0]) > _MAX_CHARACTERS:
+        raise Undefined("too_large")
+    line = _LABEL.sub("", lines[0]).strip().rstrip(". ")
     match = _STATEMENT.fullmatch(line)
     if not match or (match["before"] and match["after"]):
         raise Undefined("not_parsed")

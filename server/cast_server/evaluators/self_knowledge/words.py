@@ -13,13 +13,14 @@ WORD_RULE: Final = (
     "so in lower case and without punctuation at their ends."
 )
 PREPOSITIONS: Final = ("at", "by", "from", "in", "of", "on", "under", "with")
-_EDGES: Final = re.compile(r"^[\W_]+|[\W_]+$")
+_CORE: Final = re.compile(r"[^\W_](?:.*[^\W_])?", re.DOTALL)
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])\s+")
 
 
 def bare(word: str) -> str:
     """In lower case, without punctuation at its ends."""
-    return _EDGES.sub("", word).lower()
+    core = _CORE.search(word)
+    return core[0].lower() if core else ""
 
 
 def count_words(text: str) -> int:
