@@ -45,7 +45,8 @@ class Perfect:
     def reply(self, prompt: str) -> str:
         if case := self._to_write.get(prompt):
             text = self.compose(case)
-            self.asked_of[text] = case.question.asked
+            if not case.task_id.startswith("dual_"):
+                self.asked_of[text] = case.question.asked
             return text
         for task, entry in TASKS.items():
             if entry.prompts.generate2 and (found := matched(entry.prompts.generate2, prompt)):
@@ -61,7 +62,7 @@ class Perfect:
         return made(task, solved(task, found), found)
 
     def verify(self, task: str, found: Mapping[str, str]) -> str:
-        return solved(task, found)
+        return f"The answer is: **{solved(task, found)}**"
 
 
 class Sloppy(Perfect):
@@ -129,16 +130,16 @@ def solved(task: str, found: Mapping[str, str]) -> str:
         case "designated_count":
             return str(len(re.findall(rf"\b{found['word']}\b", text, re.IGNORECASE)))
         case "maths":
-            return f"The answer is {eval(re.sub(r'[^-+*0-9 ]', '', text.replace('**', '')))}."
+            return str(eval(re.sub(r"[^-+*0-9 ]", "", text.replace("**", ""))))
         case "code":
-            return f"The answer is {python_output(text)[-1]}."
+            return python_output(text)[-1]
         case "theorem":
             return str(holds(text)).lower()
         case "facts":
             return dict(_PEOPLE).get(text) or text.removeprefix("The person of ")
         case "move_sentence":
             return str(len(re.findall(r"\b(at|by|from|in|of|on|under|with)\b", text)))
-    return f'"{text.split()[int(found["position"]) - 1].strip(",.")}"'
+    return text.split()[int(found["position"]) - 1].strip(",.")
 
 
 def holds(statement: str) -> bool:

@@ -29,12 +29,12 @@ _TENS: Final = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
 _VALUES: Final = MappingProxyType(
     {word: value for value, word in enumerate(f"{_UNITS}|{_TEENS}".split("|"), start=1)}
     | {word: 10 * value for value, word in enumerate(_TENS.split("|"), start=2)}
-    | {"a": 1, "zero": 0, "never": 0, "once": 1, "twice": 2, "thrice": 3}
+    | {"a": 1, "zero": 0, "once": 1, "twice": 2, "thrice": 3}
 )
 _BELOW_HUNDRED: Final = rf"(?:(?:{_TENS})(?:[\s-]+(?:{_UNITS}))?|{_TEENS}|{_UNITS})"
 _IN_WORDS: Final = re.compile(
     rf"\b(?:(?:{_UNITS}|a)[\s-]hundred(?:(?:\s+and)?[\s-]+{_BELOW_HUNDRED})?|{_BELOW_HUNDRED}"
-    r"|zero|never|once|twice|thrice)\b",
+    r"|zero|once|twice|thrice)\b",
     re.IGNORECASE,
 )
 _MONTHS: Final = (
@@ -72,7 +72,7 @@ def number(answer: str, units: tuple[str, ...] = ()) -> str | None:
     """
     plain = _THOUSANDS.sub("", _MINUS.sub("-", answer))
     if not _ALL_NUMBERS.search(plain):
-        plain = _digits_for_words(plain)
+        plain = _digits_for_words(plain, units)
     bare_text = _MARKUP.sub("", plain)
     bold = " ; ".join(_BOLD.findall(plain))
     unit = rf"(?<![\w./])({_NUMBER})\s+(?:{'|'.join(units)})\b" if units else r"(?!)"
@@ -94,8 +94,20 @@ def _numbers(text: str) -> set[str]:
     return {str(Fraction(digits)) for digits in found if len(digits) <= _DIGITS_AT_MOST}
 
 
-def _digits_for_words(text: str) -> str:
-    return _IN_WORDS.sub(lambda phrase: str(_value(phrase[0].lower())), text)
+def _digits_for_words(text: str, units: tuple[str, ...]) -> str:
+    return _IN_WORDS.sub(
+        lambda phrase: str(_value(phrase[0].lower())) if _counts(phrase, units) else phrase[0], text
+    )
+
+
+def _counts(phrase: re.Match[str], units: tuple[str, ...]) -> bool:
+    """ "No one knows" and "once more" are no numbers: only a short answer, or the unit behind it,
+    makes one of "one", and "once" is for tasks that ask how often."""
+    text, word = phrase.string, phrase[0].lower()
+    if word in ("once", "twice", "thrice"):
+        return "times" in units
+    is_short, next_words = len(text.split()) <= 4, text[phrase.end() :].split()
+    return word != "one" or is_short or (bool(next_words) and bare(next_words[0]) in units)
 
 
 def _value(phrase: str) -> int:

@@ -72,7 +72,7 @@ def _same(one: str | None, other: str | None) -> Indicator:
 
 
 def _indicator(holds: bool) -> Indicator:
-    return 1 if holds else 0
+    return float(holds)
 
 
 def _record(records: Mapping[Unit, Record], phase: str, index: int | None) -> Record | None:

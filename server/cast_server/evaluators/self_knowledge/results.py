@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 from cast_server.evaluators.self_knowledge.params import Arm, GenerationParams
 
-Indicator = Literal[0, 1] | None
+Indicator = Annotated[float, Field(ge=0, le=1)] | None
 
 
 class Verification(BaseModel):

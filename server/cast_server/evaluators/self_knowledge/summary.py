@@ -48,7 +48,7 @@ def task_summary(task: str, arm: Arm, items: Sequence[SelfKnowledgeItem]) -> Tas
         num_truncated=sum(item.truncated for item in items),
         num_answer_in_text=sum(item.answer_in_text for item in items),
         paper_score=rate(item.paper_score for item in items),
-        paper_score_strict=rate(0 if item.unparsed else item.paper_score for item in items),
+        paper_score_strict=rate(0.0 if item.unparsed else item.paper_score for item in items),
         gen_compliance=rate(item.gen_compliance for item in items),
         verify_accuracy=rate(item.verify_accuracy for item in items),
         verify_given_compliant=rate(item.verify_given_compliant for item in items),
@@ -59,7 +59,7 @@ def task_summary(task: str, arm: Arm, items: Sequence[SelfKnowledgeItem]) -> Tas
 def rate(indicators: Iterable[Indicator]) -> Rate:
     """Those that are None are left out."""
     told = [indicator for indicator in indicators if indicator is not None]
-    successes, total = sum(told), len(told)
+    successes, total = round(sum(told)), len(told)
     if not total:
         return Rate(value=None, low=None, high=None, successes=0, total=0)
     low, high = wilson_interval(successes, total)

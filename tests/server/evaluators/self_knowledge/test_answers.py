@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,28 +11,11 @@ from hypothesis import strategies as st
 from cast_server.evaluators.self_knowledge import answers, filler, words
 
 UNITS = ("words", "word", "times")
-ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
+ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
     "nineteen",
-]
+)
 TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
@@ -75,6 +60,9 @@ def spelt(number: int) -> str:
         ("5 or 6", None),
         ("10-20", None),
         ("five or six", None),
+        ("The answer is one.", "1"),
+        ("The word occurs just one time in it.", "1"),
+        ("No one could say that for sure.", None),
         ("the 56th", None),
         ("**5** or **6**", None),
         ("I cannot count that.", None),
@@ -85,6 +73,11 @@ def spelt(number: int) -> str:
 )
 def test_numbers(answer: str, told: str | None) -> None:
     assert answers.number(answer, UNITS) == told
+
+
+def test_once_is_a_number_only_where_it_is_asked_how_often() -> None:
+    assert answers.number("I would have to count once more.", ("words",)) is None
+    assert answers.number("It is used once.", ("times",)) == "1"
 
 
 @given(st.integers(0, 999), st.sampled_from(("{}", "There are {} words.", "It is {}!", "**{}**")))
@@ -174,8 +167,6 @@ def test_what_a_word_is() -> None:
 
 
 def test_words_to_put_in_are_not_in_the_filler() -> None:
-    from random import Random
-
     text = filler.paragraph(Random(0), 500)
     assert not [word for word in filler.WORDS if words.count_word(text, word)]
     assert {len(sentence.split()) for sentence in words.sentences(text)} == {8}

@@ -20,7 +20,7 @@ from scripted_writers import (
 from cast_server.errors import RequestError
 from cast_server.evaluators.base import Undefined, Unit
 from cast_server.evaluators.registry import EVALUATORS
-from cast_server.evaluators.self_knowledge.cases import cases
+from cast_server.evaluators.self_knowledge.cases import Case, cases
 from cast_server.evaluators.self_knowledge.conversations import writing
 from cast_server.evaluators.self_knowledge.evaluator import SelfKnowledge
 from cast_server.evaluators.self_knowledge.params import (
@@ -251,14 +251,16 @@ def test_a_text_that_cannot_be_edited_is_undefined() -> None:
 
 
 def test_a_text_may_give_the_answer_away() -> None:
-    class Chatty(Perfect):
-        def compose(self, case: object) -> str:
-            return "Here are your 42 words: " + super().compose(case)  # type: ignore[arg-type]
+    params = SelfKnowledgeParams(tasks=("total_count",), arms=("self",), n=9)
+    (first, *others) = [case.question.asked for case in cases(params)]
 
-    params = SelfKnowledgeParams(tasks=("total_count",), arms=("self",), n=80)
+    class Chatty(Perfect):
+        def compose(self, case: Case) -> str:
+            return f"Here are your {first} words: " + super().compose(case)
+
     items, summary = evaluated(params, Chatty(params))
-    assert {item.asked for item in items if item.answer_in_text} == {"42"}
-    assert summary.tasks[0].num_answer_in_text == sum(item.asked == "42" for item in items) > 0
+    assert {item.asked for item in items if item.answer_in_text} == {first}
+    assert summary.tasks[0].num_answer_in_text == 1 + others.count(first)
 
 
 def test_the_recipe_says_how_it_was_done() -> None:
