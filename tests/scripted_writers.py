@@ -7,6 +7,7 @@ import contextlib
 import io
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from cast_server.evaluators.base import Record, Unit
@@ -167,12 +168,14 @@ def evaluated(
 
 
 def records_of(params: SelfKnowledgeParams, subject: Any) -> dict[Unit, Record]:
-    """Units one by one, in the order of the plan."""
+    """Phase by phase; the units of one side by side, the last ones first."""
 
     async def run_all() -> dict[Unit, Record]:
         done: dict[Unit, Record] = {}
-        for unit in SelfKnowledge().plan(params, []):
-            done[unit] = await SelfKnowledge().run(unit, params, [], subject, done)
+        for _, planned in groupby(SelfKnowledge().plan(params, []), key=lambda unit: unit.phase):
+            units = list(planned)[::-1]
+            runs = [SelfKnowledge().run(unit, params, [], subject, dict(done)) for unit in units]
+            done |= dict(zip(units, await asyncio.gather(*runs), strict=True))
         return done
 
     return asyncio.run(run_all())

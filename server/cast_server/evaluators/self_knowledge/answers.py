@@ -15,7 +15,7 @@ _THOUSANDS: Final = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _NUMBER: Final = r"-?\d+(?:\.\d+|/[1-9]\d*)?(?![\w/]|\.\d)"
 _ALL_NUMBERS: Final = re.compile(rf"(?<![\w./]){_NUMBER}")
 _STATED: Final = re.compile(
-    rf"\banswer(?:\s+is)?\s*[:=]?\s*({_NUMBER})(?!\s*[-+*/=])", re.IGNORECASE
+    rf"\b(?:answer|total)(?:\s+(?:is|of))?\s*[:=]?\s*({_NUMBER})(?!\s*[-+*/=])", re.IGNORECASE
 )
 _EQUALS: Final = re.compile(rf"=\s*({_NUMBER})\s*\.?\s*$")
 _BOXED: Final = re.compile(r"\\boxed\{([^{}]*)\}")
@@ -67,8 +67,8 @@ _WORD_AT_END: Final = re.compile(
 def number(answer: str, units: tuple[str, ...] = ()) -> str | None:
     """The one number that an answer gives, in digits or else in words.
 
-    In this order: boxed, after "answer is", alone in bold, before one of the units, after a last
-    equals sign, the only one. Two numbers in the same place leave it untold.
+    The only one that is boxed; else the only one after "answer is" or "total"; else in bold; before
+    one of the units; after a last equals sign; at all.
     """
     plain = _THOUSANDS.sub("", _MINUS.sub("-", answer))
     if not _ALL_NUMBERS.search(plain):
@@ -84,8 +84,8 @@ def number(answer: str, units: tuple[str, ...] = ()) -> str | None:
         " ; ".join(_EQUALS.findall(bare_text)),
         bare_text,
     ):
-        if numbers := _numbers(found):
-            return numbers.pop() if len(numbers) == 1 else None
+        if len(numbers := _numbers(found)) == 1:
+            return numbers.pop()
     return None
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cast_server.evaluators.self_knowledge import answers, filler, words
 
-UNITS = ("words", "word", "times")
+UNITS = ("words", "word", "times", "time")
 ONES = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
@@ -60,6 +60,10 @@ def spelt(number: int) -> str:
         ("5 or 6", None),
         ("10-20", None),
         ("five or six", None),
+        ("**3 sentences** and **56 words**", "56"),
+        ("First 10 words, then 20 words: **30** words.", "30"),
+        ("First 10 words, then 20 words, in total: 30 words.", "30"),
+        ("It has 5 words. Sorry, 6 words.", None),
         ("The answer is one.", "1"),
         ("The word occurs just one time in it.", "1"),
         ("No one could say that for sure.", None),
