@@ -17,6 +17,7 @@ Value = int | Fraction  # and bool, as one of Python's integers
 _TOKEN: Final = re.compile(
     r"\s*(?:(\d+(?:\.\d+)?)|([A-Za-z_]\w*)|(\*\*|//|<=|>=|==|!=|[-+*/%^()<>]))", re.ASCII
 )
+_PRODUCT: Final = re.compile(r"[abcd]{2,4}|[pqrs]{2,4}|[u-z]{2,6}|mn|nm")
 _MAX_TOKENS: Final = 200  # which also bounds how deep a tree can be
 _MAX_DIGITS: Final = 500
 _PRECEDENCE: Final[Mapping[str, int]] = MappingProxyType(
@@ -194,7 +195,9 @@ def _tokens(text: str) -> list[str]:
 
 
 def _with_products(tokens: list[str]) -> list[str]:
-    """Names are of one letter here."""
+    """Names are of one letter here. What could be a word ("0 and y") is no product."""
+    if not all(len(token) == 1 or _PRODUCT.fullmatch(token) for token in tokens if token.isalpha()):
+        raise Undefined("not_parsed")
     letters = [part for token in tokens for part in (token if token.isalpha() else [token])]
     made: list[str] = []
     for token in letters:

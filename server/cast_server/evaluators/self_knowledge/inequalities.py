@@ -43,13 +43,14 @@ _DOMAIN: Final = re.compile(
 _LABEL: Final = re.compile(
     r"^\W*(?:the )?(?:statement|inequality|theorem|claim|answer)\W*?(?:is)?\s*:", re.IGNORECASE
 )
-_GRID: Final = tuple(Fraction(k, 4) for k in range(-24, 25)) + tuple(
-    map(Fraction, (10, -10, 100, -100))
-)
+_FAR: Final = tuple(map(Fraction, (10, -10, 100, -100)))
+_GRID: Final = tuple(Fraction(k, 4) for k in range(-24, 25)) + _FAR
+_FINE_GRID: Final = tuple(Fraction(k, 20) for k in range(-120, 121)) + _FAR
 _MAX_CHARACTERS: Final = 500
 _NUM_DRAWS: Final = 300
 _MIN_POINTS: Final = 20
 _MAX_NAMES: Final = 4
+_MAX_STEPS: Final = 50_000  # for all points together
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +64,15 @@ class Statement:
 
 def verdict(text: str) -> str:
     """ "false" if a counterexample was found, "true" if none was. Raises Undefined: not_parsed,
-    several_statements, domain_not_understood, too_few_points …"""
-    statement = read(text)
+    several_statements, domain_not_understood, too_few_points, too_many_steps …"""
+    statement, budget = read(text), Budget(_MAX_STEPS)
     tried = 0
     for point in _points(statement.names):
         values = dict(zip(statement.names, point, strict=True))
         try:
-            if not all(evaluate(c, values, Budget()) for c in statement.conditions):
+            if not all(evaluate(c, values, budget) for c in statement.conditions):
                 continue
-            if not evaluate(statement.claim, values, Budget()):
+            if not evaluate(statement.claim, values, budget):
                 return "false"
         except Undefined as undefined:
             if undefined.reason not in ("division_by_zero", "power_undefined"):
@@ -120,7 +121,7 @@ def _conditions(domain: str, used: frozenset[str]) -> Iterator[Node]:
 
 def _points(used: tuple[str, ...]) -> Iterator[tuple[Value, ...]]:
     """The diagonal first, where inequalities tend to be tight."""
-    yield from ((value,) * len(used) for value in _GRID)
+    yield from ((value,) * len(used) for value in _FINE_GRID)
     if len(used) > 1:
         rng = Random(0)
         yield from islice(iter(lambda: tuple(rng.choices(_GRID, k=len(used))), None), _NUM_DRAWS)
