@@ -10,6 +10,7 @@ from cast_server.evaluators.base import Evaluator
 from cast_server.evaluators.erank import Erank
 from cast_server.evaluators.mir import Mir
 from cast_server.evaluators.representation_entropy import RepresentationEntropy
+from cast_server.evaluators.self_knowledge.evaluator import SelfKnowledge
 from cast_server.evaluators.token_information_gain import TokenInformationGain
 
 EVALUATORS: Final[Mapping[str, Evaluator[Any]]] = {
@@ -18,4 +19,5 @@ EVALUATORS: Final[Mapping[str, Evaluator[Any]]] = {
     "token_information_gain": TokenInformationGain(),
     "mir": Mir(),
     "acceptance": Acceptance(),
+    "self_knowledge": SelfKnowledge(),
 }
