@@ -49,7 +49,7 @@ class ScriptedSubject:
         self.held: set[str] = set()
         self.failing: dict[str, Exception] = {}
         self.overloads = 0
-        self.seconds = 0.0
+        self.seconds = self.abort_seconds = 0.0
         self.begun: list[str] = []
         self.aborted: list[str] = []
         self.running = self.most_running = 0
@@ -76,6 +76,7 @@ class ScriptedSubject:
                 raise self.failing[asked]
         except asyncio.CancelledError:
             self.aborted.append(asked)
+            await asyncio.sleep(self.abort_seconds)
             raise
         finally:
             self.running -= 1

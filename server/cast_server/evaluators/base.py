@@ -49,7 +49,8 @@ class Evaluator(ABC, Generic[P]):
     version: changes whenever the same input would give another number.
     title, description: for people who list evaluators.
     params_type: parameters, validated and described in OpenAPI by themselves.
-    item_type, summary_type: what comes out, for each item and over all.
+    item_type, summary_type: what comes out, for each item and over all. An item's field `index` says
+    which one it is; one whose field `status` is "undefined" is counted as such.
     metrics: fields of an item that are numbers and can be compared between two subjects.
     """
 
@@ -81,7 +82,11 @@ class Evaluator(ABC, Generic[P]):
         subject: Subject,
         done: Mapping[Unit, Record],
     ) -> Record:
-        """One unit's record. `done` holds the records of all earlier phases that did not fail."""
+        """One unit's record. `done` holds the records of all earlier phases that did not fail.
+
+        Raises `Undefined` if there is none for this input. A key that `done` lacks needs no care:
+        its KeyError says that the unit failed because an earlier one did.
+        """
 
     @abstractmethod
     def items(

@@ -165,7 +165,7 @@ class Run:
     async def _drain(self, todo: Iterator[Place], subjects: Sequence[Subject], sink: Sink) -> None:
         for place in todo:
             subject = subjects[place.side]
-            if subject.fingerprint != self.order.fingerprints[place.side]:
+            if dict(subject.fingerprint) != self.order.fingerprints[place.side]:
                 raise changed_model(self.order.models[place.side])
             outcome = await self._attempt(place, subject)
             has_ended = self._note(place, outcome)

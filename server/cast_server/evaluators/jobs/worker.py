@@ -153,9 +153,12 @@ class Worker:
                 raise
             status = Status.CANCELED
         except Exception as error:  # noqa: BLE001 - it goes into the journal, and the worker goes on
-            fault = _fault(error, self._job)
-            if deadline.expired():
+            if self._job.cancel_requested:
+                status = Status.CANCELED
+            elif deadline.expired():
                 status, fault = Status.EXPIRED, _expired("The evaluation did not end in time.")
+            else:
+                fault = _fault(error, self._job)
         self._finish(replace(self.current(self._job), error=fault), status)
 
     async def _complete(self) -> None:
@@ -177,7 +180,8 @@ class Worker:
     def _subjects_of(self, job: Job) -> list[Subject]:
         """Raises `JobFailure` if they are not those that the evaluation began with."""
         for name, fingerprint in zip(job.models, job.fingerprints, strict=True):
-            if name not in self._subjects or self._subjects[name].fingerprint != fingerprint:
+            subject = self._subjects.get(name)
+            if subject is None or dict(subject.fingerprint) != fingerprint:
                 raise changed_model(name)
         return [self._subjects[name] for name in job.models]
 
@@ -259,6 +263,8 @@ def _fault(error: Exception, job: Job) -> Fault:
         return error.fault
     if isinstance(error, NotFiniteError):
         return Fault("not_finite", f"The result is no JSON: {error}.")
+    if isinstance(error, RequestError):
+        return Fault(error.code or error.type, error.message)
     _logger.error("Unforeseen failure of evaluation %s", job.id, exc_info=error)
     return Fault("internal_error", f"The server failed on evaluation {job.id}. Sorry.")
 

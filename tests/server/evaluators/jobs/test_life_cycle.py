@@ -183,6 +183,20 @@ def test_cancelled_while_units_run(client, subject, phase) -> None:
     assert client.cancel(job) == ended  # once more changes nothing
 
 
+def test_canceling_lasts_until_the_last_unit_has_let_go(client, subject) -> None:
+    subject.held, subject.abort_seconds = {"generate"}, 0.3
+    job = client.create(params={"repeats": 2}, limits={"max_seconds": 0.4})
+    client.until(job, lambda _: subject.running == 2)
+    assert client.cancel(job)["status"] == "canceling"
+    now = client.job(job)
+    assert (now["status"], now["cancel_requested"], now["finished_at"]) == ("canceling", True, None)
+    assert client.cancel(job)["status"] == "canceling"
+    assert client.delete(f"/v1/evaluations/{job['id']}").status_code == 409
+    # whose time runs out meanwhile, it has been cancelled all the same
+    ended = client.end(job)
+    assert (ended["status"], ended["error"]) == ("canceled", None)
+
+
 def test_cancelled_while_it_waits(client, subject) -> None:
     subject.held = {"generate"}
     first, second = client.create(params={"repeats": 1}), client.create(params={"repeats": 2})

@@ -152,6 +152,12 @@ def test_bodies_that_are_none(client) -> None:
     assert refused(client.post(JOBS, content=b"{}"))[0] == 400
 
 
+def test_the_model_that_lacks_something_is_named(client, baseline) -> None:
+    baseline.capabilities = frozenset()
+    body = {"model": "m", "baseline_model": "base", "input": ["a"]}
+    assert refused(client.post(RUN, json=body)) == (422, "baseline_model", "capability_missing")
+
+
 @pytest.mark.parametrize("path", ["", "/results", "/items", "/events", "/cancel"])
 def test_what_does_not_exist(client, path) -> None:
     method = "POST" if path == "/cancel" else "GET"
