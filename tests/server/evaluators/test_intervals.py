@@ -10,6 +10,7 @@ from scipy import stats
 
 from cast_server.evaluators.base import Undefined
 from cast_server.evaluators.measures.intervals import (
+    bootstrap_interval,
     mean,
     paired_difference,
     standard_deviation,
@@ -49,6 +50,14 @@ def test_mean_of_samples() -> None:
     assert found.sd == pytest.approx(7**0.5)
     assert 1 <= found.interval.low < 3 < found.interval.high <= 6
     assert found == mean([1.0, 2.0, 6.0])
+
+
+def test_less_confidence_is_a_narrower_interval() -> None:
+    values = np.random.default_rng(1).normal(size=30).tolist()
+    wide, narrow = bootstrap_interval(values), bootstrap_interval(values, confidence=0.5)
+    assert wide[0] < narrow[0] < sum(values) / 30 < narrow[1] < wide[1]
+    assert wide == (mean(values).interval.low, mean(values).interval.high)
+    assert wide != bootstrap_interval(values, seed=1)
 
 
 def test_one_sample_has_no_spread() -> None:

@@ -1,4 +1,4 @@
-"""How sure a number over few samples is: bootstrap (Efron 1979) and Wilson (1927), both at 95 %.
+"""How sure a number over few samples is: bootstrap (Efron 1979) and Wilson (1927).
 
 Percentile intervals of few samples are too narrow; below about ten, read them as a hint.
 """
@@ -46,8 +46,17 @@ def mean(samples: Sequence[float], seed: int = 0) -> Mean:
     value = float(values_N.mean())
     if len(values_N) < 2:
         return Mean(len(values_N), value, None, None)
-    interval = percentiles(resampled_means(values_N[None], seed)[0])
+    interval = Interval(*bootstrap_interval(samples, seed=seed))
     return Mean(len(values_N), value, float(values_N.std(ddof=1)), interval)
+
+
+def bootstrap_interval(
+    values: Sequence[float], confidence: float = 0.95, seed: int = 0, resamples: int = _RESAMPLES
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `values`, at least one, drawn again with replacement."""
+    means_R = resampled_means(np.asarray([values], np.float64), seed, resamples)[0]
+    low, high = np.quantile(means_R, ((1 - confidence) / 2, (1 + confidence) / 2)).tolist()
+    return low, high
 
 
 def paired_difference(
@@ -81,11 +90,14 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     return low, 1.0 if successes == total else centre + radius
 
 
-def resampled_means(values_SN: NDArray[np.float64], seed: int = 0) -> NDArray[np.float64]:
-    """Means of samples (N) drawn with replacement, the same ones for all series: [S, resamples]."""
+def resampled_means(
+    values_SN: NDArray[np.float64], seed: int = 0, resamples: int = _RESAMPLES
+) -> NDArray[np.float64]:
+    """Means of samples (N) drawn with replacement, the same ones for all series: [S, resamples].
+    One resample at a time: all of 20 000 samples would be hundreds of megabytes."""
     generator = np.random.default_rng(seed)
     num_samples = values_SN.shape[1]
-    draws = (generator.integers(0, num_samples, num_samples) for _ in range(_RESAMPLES))
+    draws = (generator.integers(0, num_samples, num_samples) for _ in range(resamples))
     return np.stack([values_SN[:, drawn_N].mean(1) for drawn_N in draws], axis=1)
 
 
