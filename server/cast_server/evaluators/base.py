@@ -49,8 +49,8 @@ class Evaluator(ABC, Generic[P]):
     version: changes whenever the same input would give another number.
     title, description: for people who list evaluators.
     params_type: parameters, validated and described in OpenAPI by themselves.
-    item_type, summary_type: what comes out, for each item and over all. An item's field `index` says
-    which one it is; one whose field `status` is "undefined" is counted as such.
+    item_type, summary_type: what comes out, for each item and over all. An item's field `index`
+    says which one it is; one whose field `status` is "undefined" is counted as such.
     metrics: fields of an item that are numbers and can be compared between two subjects.
     """
 
