@@ -134,14 +134,8 @@ class Evaluations:
         evaluator = self.evaluators[order.evaluator]
         params = evaluator.params_type.model_validate(order.params)
         subjects = self._named(order.models)
+        run = self._small_run(order, evaluator, params)
         await asyncio.to_thread(self._check_tokens, subjects, order.inputs)
-        limits = JobLimits(max_tokens=self.limits.sync_tokens)
-        run = Run(replace(order, limits=limits), evaluator, params)
-        total = run.counts.total
-        if total > self.limits.sync_items:
-            raise _too_much(
-                f"{total} items; {self.limits.sync_items} are answered at once", "input"
-            )
         try:
             async with asyncio.timeout(self.limits.sync_seconds):
                 await run.execute(subjects, self.limits.concurrency, lambda *_: None)
@@ -233,16 +227,26 @@ class Evaluations:
 
     def _check_size(self, evaluator: Evaluator[Any], params: Params, inputs: Sequence[str]) -> None:
         num_items = len({unit.index for unit in evaluator.plan(params, inputs)})
-        if num_items > self.limits.max_items:
+        if max(num_items, len(inputs)) > self.limits.max_items:
             raise TooLargeError(
-                f"An evaluation may have {self.limits.max_items} items, got {num_items}.", "input"
+                f"An evaluation may have {self.limits.max_items} items, got "
+                f"{max(num_items, len(inputs))}.",
+                "input",
             )
         if not num_items:
             raise RequestError("There is nothing to evaluate: input is empty.", "input")
 
+    def _small_run(self, order: Order, evaluator: Evaluator[Any], params: Params) -> Run:
+        limits = JobLimits(max_tokens=self.limits.sync_tokens)
+        run = Run(replace(order, limits=limits), evaluator, params)
+        num_items = max(run.counts.total // len(order.models), len(order.inputs))
+        if num_items > self.limits.sync_items:
+            raise _too_much(
+                f"{num_items} items; {self.limits.sync_items} are answered at once", "input"
+            )
+        return run
+
     def _check_tokens(self, subjects: Sequence[Subject], inputs: Sequence[str]) -> None:
-        if len(inputs) > self.limits.sync_items:
-            return  # refused for that
         for subject in subjects:
             tokens = sum(len(subject.tokenize(text)) for text in inputs)
             if tokens > self.limits.sync_tokens:

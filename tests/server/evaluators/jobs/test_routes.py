@@ -66,6 +66,19 @@ def test_at_once_two_models_are_compared_too(client) -> None:
     assert answer.json()["comparison"]["length"]["difference"] == -1.0
 
 
+def test_eight_items_are_eight_for_each_model(client) -> None:
+    body = {"model": "m", "baseline_model": "base", "input": ["a"] * 8}
+    assert client.post(RUN, json=body).json()["counts"]["ok"] == 16
+
+
+def test_texts_count_even_if_they_are_one_item_together(client, monkeypatch) -> None:
+    from cast_server.evaluators.base import Unit
+
+    monkeypatch.setattr(type(EVALUATORS["echo"]), "plan", lambda *_: [Unit("generate", 0)])
+    answer = client.post(RUN, json={"model": "m", "input": ["a"] * 9})
+    assert refused(answer) == (413, "input", "use_job")
+
+
 def test_an_item_that_fails_at_once_is_told(client, subject) -> None:
     subject.failing = {"generate b": RuntimeError("secret")}
     body = client.post(RUN, json={"model": "m", "input": ["a", "b"]}).json()
