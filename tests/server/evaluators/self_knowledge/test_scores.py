@@ -30,6 +30,7 @@ from cast_server.evaluators.self_knowledge.params import (
 )
 from cast_server.evaluators.self_knowledge.prompts import gaps
 from cast_server.evaluators.self_knowledge.results import SelfKnowledgeItem, TaskSummary
+from cast_server.evaluators.self_knowledge.task import Question
 from cast_server.evaluators.self_knowledge.tasks import TASKS
 from cast_server.evaluators.subject import Capability
 
@@ -237,6 +238,31 @@ def test_items_of_what_is_done_so_far() -> None:
     assert items[1].unparsed is items[1].verify_accuracy is None
     assert len(items[1].verifications) == 1
     assert SelfKnowledge().items(params, [], {}) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "position", "edited", "asked"),
+    [
+        ("add_first_word", "1", "copper One two three. Four!", "copper"),
+        ("delete_word", "2", "One three. Four!", "three"),
+        ("change_word", "2", "One copper three. Four!", "copper"),
+    ],
+)
+def test_a_word_is_edited_in_its_place(task: str, position: str, edited: str, asked: str) -> None:
+    question = Question(fields={"position": position, "word": "copper"})
+    presented = TASKS[task].task.present("One two three.\nFour!", question)
+    assert (presented.text, presented.asked) == (edited, asked)
+
+
+def test_the_first_sentence_moves_to_the_end() -> None:
+    params = SelfKnowledgeParams(tasks=("move_sentence",), arms=("self",), n=1)
+    (item,), _ = evaluated(params, Perfect(params))
+    before, after = (verification.text for verification in item.verifications)
+    first, rest = "The boat left in the morning.", "It went by the island"
+    assert before == PARAGRAPH
+    assert before.startswith(f"{first} {rest}")
+    assert after.startswith(rest)
+    assert after.endswith(f"it came back. {first}")
 
 
 def test_a_text_that_cannot_be_edited_is_undefined() -> None:
