@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import median
 from types import MappingProxyType
 from typing import Any, Final
 
 from cast_server.profiling.plot import COLOURS, Labels, Level, Line, Point, plot
 
 _Summary = Mapping[str, Any]
-_Series = Mapping[str, Sequence[Point]]
+_Drawn = Iterator[tuple[str, str]]
 
 
-def drawings(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def drawings(document: Mapping[str, Any]) -> _Drawn:
     """Titles and <svg> elements, with a line for the model and one for the baseline."""
     names = document["models"]
     sides = [document.get("summary"), document.get("baseline_summary")]
     summaries = {name: side for name, side in zip(names, sides, strict=False) if side}
     for draw in _DRAWINGS.get(document["evaluator"], ()):
         yield from draw(summaries)
+    if document["evaluator"] == "self_knowledge":
+        yield from _calibration(document["items"])
 
 
-def _layers(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+def _layers(summaries: Mapping[str, _Summary]) -> _Drawn:
     """eRank over the layers, means over texts with their intervals."""
     layers = [one["layer"] for one in next(iter(summaries.values()), {"layers": []})["layers"]]
     if len(layers) < 2:
@@ -34,7 +37,7 @@ def _layers(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
     yield from _lines("eRank by layer", series, labels)
 
 
-def _spectrum(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+def _spectrum(summaries: Mapping[str, _Summary]) -> _Drawn:
     """Shares of variance of the first layer, largest first, means over texts."""
     series = {
         name: [_point(rank, value) for rank, value in enumerate(side["layers"][0]["spectrum"], 1)]
@@ -45,7 +48,7 @@ def _spectrum(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
     yield from _lines("Spectrum", series, labels)
 
 
-def _depths(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+def _depths(summaries: Mapping[str, _Summary]) -> _Drawn:
     """Expected acceptance by depth."""
     series = {
         name: [_point(depth, one) for depth, one in enumerate(side["alphas"], 1)]
@@ -54,7 +57,7 @@ def _depths(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
     yield from _lines("Acceptance by depth", series, Labels("acceptance", "depth", "share"))
 
 
-def _knowledge(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
+def _knowledge(summaries: Mapping[str, _Summary]) -> _Drawn:
     """For each arm, how often a task's text was as asked, and how often its answer was right."""
     for name, side in summaries.items():
         for arm in dict.fromkeys(one["arm"] for one in side["tasks"]):
@@ -68,9 +71,38 @@ def _knowledge(summaries: Mapping[str, _Summary]) -> Iterator[tuple[str, str]]:
             yield from _lines(title, series, labels, Level("always", 1.0))
 
 
+def _calibration(items: Sequence[Mapping[str, Any]]) -> _Drawn:
+    """Numbers that were answered against the right ones; bars from the least to the largest."""
+    answers: dict[float, list[float]] = {}
+    for item in items:
+        for one in (item["result"] or {}).get("verifications", ()):
+            truth, parsed = _number(one["truth"]), _number(one["parsed"])
+            if truth is not None and parsed is not None and max(abs(truth), abs(parsed)) < _LARGE:
+                answers.setdefault(truth, []).append(parsed)
+    if len(answers) < 2:
+        return
+    middle = [
+        Point(truth, median(some), min(some), max(some)) for truth, some in sorted(answers.items())
+    ]
+    right = [_point(truth, truth) for truth in (min(answers), max(answers))]
+    labels = Labels("calibration", "right number", "answered, median")
+    yield from _lines("Calibration of numbers", {"answered": middle, "right": right}, labels)
+
+
+_LARGE: Final = 1000.0  # beyond it, one wild answer would flatten the drawing
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if value >= 0 else None
+
+
 def _lines(
     title: str, series: Mapping[str, Sequence[Point | None]], labels: Labels, level: Any = None
-) -> Iterator[tuple[str, str]]:
+) -> _Drawn:
     lines = [
         Line(name, colour, tuple(point for point in points if point is not None))
         for (name, points), colour in zip(series.items(), COLOURS, strict=False)
