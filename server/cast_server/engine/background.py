@@ -8,7 +8,7 @@ from typing import Final
 from cast_server.engine.scheduler import Scheduled, Scheduler
 from cast_server.engine.share import Share
 
-BACKGROUND_ROWS: Final = 64  # of the target in one slice of background work
+BACKGROUND_ROWS: Final = 32  # of the target in one slice of background work
 
 
 class Background:

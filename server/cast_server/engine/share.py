@@ -13,7 +13,7 @@ class Share:
     Seconds of other work earn credit, seconds of background work beside it spend it.
     """
 
-    def __init__(self, most: float = 0.15) -> None:
+    def __init__(self, most: float = 0.1) -> None:
         self._rate = most / (1 - most)
         self._credit = 0.0
 
