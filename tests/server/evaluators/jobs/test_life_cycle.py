@@ -184,8 +184,8 @@ def test_cancelled_while_units_run(client, subject, phase) -> None:
 
 
 def test_canceling_lasts_until_the_last_unit_has_let_go(client, subject) -> None:
-    subject.held, subject.abort_seconds = {"generate"}, 0.3
-    job = client.create(params={"repeats": 2}, limits={"max_seconds": 0.4})
+    subject.held, subject.abort_seconds = {"generate"}, 0.9
+    job = client.create(params={"repeats": 2}, limits={"max_seconds": 0.8})
     client.until(job, lambda _: subject.running == 2)
     assert client.cancel(job)["status"] == "canceling"
     now = client.job(job)
@@ -228,11 +228,11 @@ def test_what_has_ended_stays_so(client) -> None:
 
 def test_time_runs_out_for_what_runs_and_for_what_waits(client, subject) -> None:
     subject.held = {"verify"}
-    running = client.create(params={"repeats": 2}, limits={"max_seconds": 0.4})
-    waiting = client.create(params={"repeats": 2}, limits={"max_seconds": 0.3})
+    running = client.create(params={"repeats": 2}, limits={"max_seconds": 0.8})
+    waiting = client.create(params={"repeats": 2}, limits={"max_seconds": 0.7})
     ended = client.end(running)
     assert (ended["status"], ended["error"]["code"]) == ("expired", "max_seconds_exceeded")
-    assert ended["expires_at"] == pytest.approx(ended["created_at"] + 0.4)
+    assert ended["expires_at"] == pytest.approx(ended["created_at"] + 0.8)
     assert subject.running == 0
     assert len(client.items(running)["data"]) == 2
     assert client.end(waiting)["status"] == "expired"
