@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +40,7 @@ from cast_server.evaluators.jobs.journal import Journal
 from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.evaluators.registry import EVALUATORS
 from cast_server.evaluators.subject import Subject
+from cast_server.evaluators.subjects.building import served_subject
 from cast_server.model_files import cache_root, load_model, resolve_model
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
@@ -74,6 +76,35 @@ def build_engine(
         on_stop=partial(remember, core, config),
         host=host,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a server serves: the engine of its model, guests of that engine, and evaluations of
+    them all, unless they are off."""
+
+    engine: AsyncEngine
+    guests: tuple[AsyncEngine, ...]
+    evaluations: Evaluations | None
+
+    def start(self) -> None:
+        for engine in (self.engine, *self.guests):
+            engine.start()
+
+    def stop(self) -> None:
+        """Guests first: they work in the engine's thread."""
+        for engine in (*self.guests, self.engine):
+            engine.stop()
+
+
+def build_parts(config: EngineConfig, http: HttpConfig) -> Parts:
+    """Raises `ConfigError` with what to change."""
+    engine = build_engine(config, http.served_model_name)
+    guests = build_guests(http.evaluation_models, config, engine)
+    engines = [(engine, config), *guests]
+    subjects = {one.model_name: served_subject(one, own) for one, own in engines}
+    evaluations = build_evaluations(http, subjects)
+    return Parts(engine, tuple(guest for guest, _ in guests), evaluations)
 
 
 def build_guests(

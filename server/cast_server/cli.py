@@ -139,33 +139,24 @@ def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
         begun = time.monotonic()
         print(f"Loading {name} …", flush=True)
         # torch and transformers take seconds to import, and --help needs neither.
-        from cast_server.build import build_engine, build_evaluations, build_guests
-        from cast_server.evaluators.subjects.building import served_subject
+        from cast_server.build import build_parts
 
-        engine = build_engine(engine_config, http_config.served_model_name)
-        guests = build_guests(http_config.evaluation_models, engine_config, engine)
-        engines = [(engine, engine_config), *guests]
-        subjects = {one.model_name: served_subject(one, config) for one, config in engines}
-        evaluations = build_evaluations(http_config, subjects)
-        for one, _ in engines:
-            one.start()
+        parts = build_parts(engine_config, http_config)
+        parts.start()
         try:
             address = _address(http_config.host, sock.getsockname()[1])
             ready = f"Ready on {address} ({name}, after {time.monotonic() - begun:.0f} s)"
             ready = f"{ready}\n{_try_it(address, name)}"
-            _run_http(engine, evaluations, http_config, sock, ready)
+            _run_http(parts, http_config, sock, ready)
         except KeyboardInterrupt:
             pass  # uvicorn has shut down in order and passes on what stopped it
         finally:
-            for one, _ in reversed(engines):
-                one.stop()
+            parts.stop()
     print("Stopped.", flush=True)
     return 0
 
 
-def _run_http(
-    engine: Any, evaluations: Any, config: HttpConfig, sock: socket.socket, ready: str
-) -> None:
+def _run_http(parts: Any, config: HttpConfig, sock: socket.socket, ready: str) -> None:
     import uvicorn
 
     from cast_server.api.app import create_app
@@ -175,7 +166,7 @@ def _run_http(
             await super().startup(sockets)
             print(ready, flush=True)
 
-    app = create_app(engine, config, evaluations)
+    app = create_app(parts.engine, config, parts.evaluations)
     options = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=30)
     try:
         Server(options).run(sockets=[sock])

@@ -26,22 +26,21 @@ from cast_server.errors import ConfigError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
-class Engine:
+class Parts:
+    engine = evaluations = None
     def start(self): print("engine started", flush=True)
     def stop(self): print("engine stopped", flush=True)
 
-def build_engine(config, served_name):
+def build_parts(config, http):
     {build}
-    return Engine()
+    return Parts()
 
 async def app(scope, receive, send):
     if scope["type"] == "http":
         await send({{"type": "http.response.start", "status": 200, "headers": []}})
         await send({{"type": "http.response.body", "body": b"hello"}})
 
-sys.modules["cast_server.build"] = types.SimpleNamespace(
-    build_engine=build_engine, build_evaluations=lambda *_, **__: None
-)
+sys.modules["cast_server.build"] = types.SimpleNamespace(build_parts=build_parts)
 sys.modules["cast_server.api.app"] = types.SimpleNamespace(create_app=lambda *_: app)
 sys.exit(cli.main(sys.argv[1:]))
 """

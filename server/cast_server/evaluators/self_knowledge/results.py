@@ -27,9 +27,9 @@ class Verification(BaseModel):
 class SelfKnowledgeItem(BaseModel):
     """One question. Indicators are 1 or 0, and null where they cannot be told."""
 
-    index: int = Field(ge=0)
-    task: str
-    arm: Arm
+    index: int = Field(ge=0, description="its place among all items")
+    task: str = Field(description="what kind of question it is")
+    arm: Arm = Field(description="who wrote the text, and what the model is shown")
     number: int = Field(ge=0, description="of the question: the same in all arms of a task")
     asked: str | None = Field(
         description="the answer that the text was to have; null where two answers are compared"
@@ -61,10 +61,10 @@ class SelfKnowledgeItem(BaseModel):
 class Rate(BaseModel):
     """A share with its 95 % Wilson interval; null where nothing could be told."""
 
-    value: float | None = Field(ge=0, le=1)
-    low: float | None = Field(ge=0, le=1)
-    high: float | None = Field(ge=0, le=1)
-    successes: int = Field(ge=0)
+    value: float | None = Field(ge=0, le=1, description="successes over total")
+    low: float | None = Field(ge=0, le=1, description="low end of the interval")
+    high: float | None = Field(ge=0, le=1, description="its high end")
+    successes: int = Field(ge=0, description="items for which it is so")
     total: int = Field(ge=0, description="items for which this can be told")
 
 
@@ -72,17 +72,17 @@ class Gap(BaseModel):
     """A difference of two rates with a 95 % interval (Newcombe 1998, from both Wilson intervals);
     null where one of them is."""
 
-    value: float | None = Field(ge=-1, le=1)
-    low: float | None = Field(ge=-1, le=1)
-    high: float | None = Field(ge=-1, le=1)
+    value: float | None = Field(ge=-1, le=1, description="the first rate less the second")
+    low: float | None = Field(ge=-1, le=1, description="low end of the interval")
+    high: float | None = Field(ge=-1, le=1, description="its high end")
 
 
 class TaskSummary(BaseModel):
     """One task in one arm."""
 
-    task: str
-    arm: Arm
-    num_items: int = Field(ge=0)
+    task: str = Field(description="as in params.tasks")
+    arm: Arm = Field(description="as in params.arms")
+    num_items: int = Field(ge=0, description="that came to an end")
     num_truth_unknown: int = Field(ge=0, description="items with a text of unknown right answer")
     num_truncated: int = Field(ge=0, description="items with a text that ended at max_tokens")
     num_answer_in_text: int = Field(ge=0, description="items whose answer could be read off")
@@ -91,26 +91,26 @@ class TaskSummary(BaseModel):
     gen_compliance: Rate = Field(description="I(a = true(x))")
     verify_accuracy: Rate = Field(description="I(â = true(x)), over answers that could be read")
     verify_given_compliant: Rate = Field(description="the same, over compliant texts")
-    unparsed_rate: Rate
+    unparsed_rate: Rate = Field(description="answers that could not be read")
 
 
 class Recipe(BaseModel):
     """All that is needed to do it again, beside the model."""
 
-    evaluator_version: str
+    evaluator_version: str = Field(description="of this evaluator")
     prompts_version: str = Field(description="of the default prompts")
     overridden: list[str] = Field(description="prompts that are not the default ones")
     templates: Mapping[str, Mapping[str, str]] = Field(description="as used, by task")
-    seed: int
-    generation: GenerationParams
-    word_rule: str
+    seed: int = Field(description="of questions, foreign texts and sampling")
+    generation: GenerationParams = Field(description="how texts were written")
+    word_rule: str = Field(description="what counts as a word")
 
 
 class SelfKnowledgeSummary(BaseModel):
     """Over all items that came to an end."""
 
-    tasks: list[TaskSummary]
+    tasks: list[TaskSummary] = Field(description="each in each arm")
     self_gap: Mapping[str, Gap] = Field(
         description="verify_accuracy of self less that of foreign, by task"
     )
-    recipe: Recipe
+    recipe: Recipe = Field(description="what it was made by")
