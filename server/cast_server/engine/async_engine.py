@@ -66,6 +66,8 @@ class AsyncEngine:
         self.model_name = model_name
         self.created = int(time.time())
         self._core = core
+        # torch has one random state for all threads: who seeds it holds this, in guests too.
+        self.seeding: threading.Lock = threading.Lock() if host is None else host.seeding
         self._step = core.step if host is None else partial(host.call, core.step)
         self._max_waiting = max_waiting
         self._on_stop = on_stop

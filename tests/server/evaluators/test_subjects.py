@@ -151,7 +151,7 @@ def test_a_twin_reads_as_transformers_does(subject, engine, layers) -> None:
             return await twin.read(IDS, layers)
 
     got = asyncio.run(reading())
-    hidden, logprobs_P = plainly(make_untrained(engine.model, how), IDS)
+    hidden, logprobs_P = plainly(make_untrained(engine.model, how, engine.seeding), IDS)
     torch.testing.assert_close(got.hidden["last_normed"], hidden[-1], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(got.logprobs_P, logprobs_P, atol=1e-4, rtol=1e-4)
     if 0 in layers:
@@ -160,7 +160,9 @@ def test_a_twin_reads_as_transformers_does(subject, engine, layers) -> None:
 
 def test_a_twin_is_its_seed_and_its_range(engine) -> None:
     first, again, other, wide = (
-        make_untrained(engine.model, Initialisation(seed, std)).lm_head.weight.detach()
+        make_untrained(
+            engine.model, Initialisation(seed, std), engine.seeding
+        ).lm_head.weight.detach()
         for seed, std in ((0, 0.1), (0, 0.1), (1, 0.1), (0, 0.2))
     )
     assert torch.equal(first, again)
@@ -187,9 +189,9 @@ def test_a_twin_in_training_has_dropout_that_its_seed_fixes(subject, engine) -> 
 def test_a_twin_is_made_once_and_others_wait(subject, monkeypatch) -> None:
     made = []
 
-    def counted(model, how):
+    def counted(model, how, seeding):
         made.append(how)
-        return make_untrained(model, how)
+        return make_untrained(model, how, seeding)
 
     monkeypatch.setattr("cast_server.evaluators.subjects.untrained.make_untrained", counted)
 
@@ -204,6 +206,24 @@ def test_a_twin_is_made_once_and_others_wait(subject, monkeypatch) -> None:
     names = asyncio.run(many())
     assert names == [f"tiny-0-untrained-{seed}" for seed in (0, 0, 0, 1, 1)]
     assert [how.seed for how in made] == [0, 1]
+
+
+def test_twins_made_side_by_side_are_the_same(engine) -> None:
+    """torch has one random state for all threads."""
+    guest = make_engine(host=engine)
+    subjects = [ServedSubject(one, {}) for one in (engine, guest)]
+
+    async def reading(subject, how):
+        async with subject.untrained(how) as twin:
+            return (await twin.read(IDS, ["last_normed"])).hidden["last_normed"]
+
+    async def both(how):
+        return await asyncio.gather(*(reading(subject, how) for subject in subjects))
+
+    for seed in range(12):
+        ones, others = asyncio.run(both(Initialisation(seed, 0.3, is_training=seed % 2 == 0)))
+        assert torch.equal(ones, others)
+    guest.stop()
 
 
 # A second model

@@ -22,6 +22,7 @@ from cast_server.evaluators.jobs.limits import MAX_JOB_SECONDS, JobLimits, Servi
 from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.evaluators.registry import EVALUATORS
 from cast_server.evaluators.subjects.building import served_subject
+from cast_server.model_files import resolve_model
 
 _KEY: Final = "cast-eval"  # one evaluation a directory
 _PAGE: Final = 1000
@@ -77,7 +78,7 @@ def _engines(configs: Sequence[EngineConfig]) -> Iterator[list[AsyncEngine]]:
     try:
         for number, config in enumerate(configs):
             host = engines[0] if engines else None
-            name = f"{config.model} (baseline)" if number else None
+            name = f"{resolve_model(config.model).name} (baseline)" if number else None
             engine = build_engine(config.model_copy(update={"profile": "guess"}), name, host)
             engine.start()
             engines.append(engine)

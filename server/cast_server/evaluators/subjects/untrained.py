@@ -7,8 +7,14 @@ work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from copy import deepcopy
 from typing import Any, Final
 
@@ -54,7 +60,8 @@ class Nursery:
                 await self._is_free.wait()
             if self._twin is None or self._twin.how != how:
                 self._twin = None  # before the next is made: they are large
-                model = await asyncio.to_thread(make_untrained, self._engine.model, how)
+                engine = self._engine
+                model = await asyncio.to_thread(make_untrained, engine.model, how, engine.seeding)
                 self._twin = UntrainedSubject(self._engine, parent, model, how)
             self._users += 1
             twin = self._twin
@@ -71,17 +78,24 @@ class Nursery:
             self._twin = None
 
 
-def make_untrained(model: Any, how: Initialisation) -> Any:
+def make_untrained(model: Any, how: Initialisation, seeding: threading.Lock) -> Any:
     """A transformers model of the same configuration with random weights."""
     config = deepcopy(model.config)
     if how.std is not None:
         config.get_text_config().initializer_range = how.std
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(how.seed)
+    with _seeded(how.seed, seeding):
         twin = type(model)._from_config(  # noqa: SLF001
             config, dtype=torch.float32, attn_implementation="sdpa"
         )
     return twin.train(how.is_training).to(model.device)
+
+
+@contextmanager
+def _seeded(seed: int, seeding: threading.Lock) -> Iterator[None]:
+    """torch's random numbers are this seed's, and nobody else's, inside."""
+    with seeding, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 class UntrainedSubject(Subject):
@@ -128,7 +142,10 @@ class UntrainedSubject(Subject):
             raise RequestError(
                 f"A text has {len(token_ids)} tokens, more than the {self.max_length} of the model."
             )
-        return await self._engine.work(lambda _: _read(self._model, token_ids, layers, self.how))
+        seeding = self._engine.seeding
+        return await self._engine.work(
+            lambda _: _read(self._model, token_ids, layers, self.how, seeding)
+        )
 
     async def write(self, messages: Sequence[Message], how: Generation) -> Written:  # noqa: ARG002
         raise RequestError("An untrained model writes nothing.")
@@ -145,7 +162,11 @@ class UntrainedSubject(Subject):
 
 @torch.inference_mode()
 def _read(
-    model: Any, token_ids: Sequence[int], layers: Sequence[Layer], how: Initialisation
+    model: Any,
+    token_ids: Sequence[int],
+    layers: Sequence[Layer],
+    how: Initialisation,
+    seeding: threading.Lock,
 ) -> Generator[None, None, Reading]:
     """A chunk at a time; with dropout all at once, so that seed and text alone decide it."""
     numbers = tuple(layer for layer in layers if layer != "last_normed")
@@ -157,8 +178,8 @@ def _read(
     for ids_C in ids_N.split(len(token_ids) if how.is_training else BACKGROUND_ROWS):
         yield
         begin = sum(map(len, logprobs))
-        with torch.random.fork_rng(devices=[]), watching(model, wish) as watched:
-            torch.manual_seed(how.seed)
+        noise = _seeded(how.seed, seeding) if how.is_training else nullcontext()
+        with noise, watching(model, wish) as watched:
             logits_CV = model(ids_C[None], use_cache=True, **cache).logits[0].float()
         hidden, normed = watched()
         chunk: dict[Layer, Tensor] = dict(zip(numbers, hidden, strict=True))
