@@ -7,7 +7,8 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Final
 
-from cast_server.profiling.plot import COLOURS, Labels, Level, Line, Point, plot
+from cast_server.evaluators.offline.dots import Share, dots
+from cast_server.profiling.plot import COLOURS, Labels, Line, Point, plot
 
 _Summary = Mapping[str, Any]
 _Drawn = Iterator[tuple[str, str]]
@@ -59,16 +60,22 @@ def _depths(summaries: Mapping[str, _Summary]) -> _Drawn:
 
 def _knowledge(summaries: Mapping[str, _Summary]) -> _Drawn:
     """For each arm, how often a task's text was as asked, and how often its answer was right."""
+    rates = ("paper_score", "gen_compliance", "verify_accuracy", "unparsed_rate")
     for name, side in summaries.items():
         for arm in dict.fromkeys(one["arm"] for one in side["tasks"]):
-            mine = [one for one in side["tasks"] if one["arm"] == arm]
-            series = {
-                rate: [_rate(x, one[rate]) for x, one in enumerate(mine)]
-                for rate in ("paper_score", "gen_compliance", "verify_accuracy", "unparsed_rate")
+            rows = {
+                one["task"]: {rate: _share(one[rate]) for rate in rates}
+                for one in side["tasks"]
+                if one["arm"] == arm
             }
-            title = f"{name}, {arm}: does it know what it wrote?"
-            labels = Labels(title, "task", "share", tuple(one["task"] for one in mine))
-            yield from _lines(title, series, labels, Level("always", 1.0))
+            title = f"{name}, {arm}: does it know what is written?"
+            yield title, dots(rows, title)
+
+
+def _share(rate: Mapping[str, Any]) -> Share | None:
+    if rate["value"] is None:
+        return None
+    return Share(rate["value"], rate["low"], rate["high"])
 
 
 def _calibration(items: Sequence[Mapping[str, Any]]) -> _Drawn:
@@ -100,16 +107,14 @@ def _number(text: str | None) -> float | None:
     return value if value >= 0 else None
 
 
-def _lines(
-    title: str, series: Mapping[str, Sequence[Point | None]], labels: Labels, level: Any = None
-) -> _Drawn:
+def _lines(title: str, series: Mapping[str, Sequence[Point | None]], labels: Labels) -> _Drawn:
     lines = [
         Line(name, colour, tuple(point for point in points if point is not None))
         for (name, points), colour in zip(series.items(), COLOURS, strict=False)
     ]
     lines = [line for line in lines if line.points]
     if lines:
-        yield title, plot(lines, labels, level)
+        yield title, plot(lines, labels)
 
 
 def _point(x: float, y: float | None) -> Point | None:
@@ -118,10 +123,6 @@ def _point(x: float, y: float | None) -> Point | None:
 
 def _estimate(x: float, one: Mapping[str, Any]) -> Point | None:
     return _bar(x, one["mean"], one["low"], one["high"])
-
-
-def _rate(x: float, one: Mapping[str, Any]) -> Point | None:
-    return _bar(x, one["value"], one["low"], one["high"])
 
 
 def _bar(x: float, y: float | None, low: float | None, high: float | None) -> Point | None:
