@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "policies": "cast_bench.policies:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
+        "simulate": "cast_bench.simulate.cli:main",
     }
 )
 
