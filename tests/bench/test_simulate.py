@@ -1,4 +1,4 @@
-"""Simulation: replayed drafts are the recorded ones, and policies do with a cost what they should."""
+"""Replayed drafts are the recorded ones, and policies do with a cost what they should."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import plain_head
@@ -35,6 +36,7 @@ from cast_profiler.datasheets import DATA_SHEETS
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 NUM_TOKENS, LEVELS, WIDTH = 32, 8, 4
 SHARES = (0.6, 0.2, 0.1, 0.04)  # how often each child is right, and what the drafter says of it
 ELSE = 1000  # tokens from here on are nobody's
@@ -162,13 +164,13 @@ def test_a_replayed_policy_accepts_what_it_did(drafter, tmp_path, monkeypatch) -
         for number, (ids, script) in enumerate(zip(prompts(), trace.scripts, strict=True)):
             params = SamplingParams(max_tokens=24, temperature=0.0, ignore_eos=True)
             core.add(Request(f"{number}", tuple(ids), params, 0, SpeculationParams(policy)))
-            tokens = []
+            news = []
             while core.has_work:
-                [last] = core.step() or [last]
-                tokens += last.new_token_ids
-            assert tokens == script.token_ids
-            drafted += last.speculation.num_draft_tokens
-            for depth, steps in enumerate(last.speculation.histogram):
+                news += core.step()
+            assert [token for one in news for token in one.new_token_ids] == script.token_ids
+            did = news[-1].speculation
+            drafted += did.num_draft_tokens
+            for depth, steps in enumerate(did.histogram):
                 real[depth] = real.get(depth, 0) + steps
         cell = simulated(trace, Line(), policy, num_tokens=24)
         assert cell.histogram == {depth: steps for depth, steps in real.items() if steps}
@@ -361,7 +363,7 @@ def test_a_run_from_end_to_end(trace_file, tmp_path, capsys) -> None:
 
 
 def test_a_measured_profile_is_called_one(trace_file, capsys) -> None:
-    profile = "docs/benchmarks/profile-cpu.json"
+    profile = ROOT / "docs/benchmarks/profile-cpu.json"
     flags = ["run", f"--trace={trace_file}", f"--profile={profile}", "--policy=off,tree:4"]
     assert cli.main([*flags, "--batch-size=2", "--num-tokens=8"]) == 0
     shown = capsys.readouterr().out
@@ -397,7 +399,7 @@ def test_recorded_measured_and_held_against_each_other(tiny, tmp_path, capsys) -
     assert cli.main(["record", *common, *record_flags]) == 0
     flags = ["--rounds=1", "--batch-size=1,2", "--policy=off,tree:4", "--kv-cache-tokens=4096"]
     assert policies.main([*common, *flags, f"--json={measured}"]) == 0
-    profile = "docs/benchmarks/profile-cpu.json"
+    profile = ROOT / "docs/benchmarks/profile-cpu.json"
     validate = ["validate", f"--trace={trace}", f"--profile={profile}", f"--measured={measured}"]
     assert cli.main([*validate, f"--json={out}", "--fail-above=1e9"]) == 0
     document = json.loads(out.read_text())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -58,8 +58,8 @@ class Host:
     @classmethod
     def recorded(cls, host: Mapping[str, list[float]], scale: float) -> Host:
         rows = tuple(int(one) for one in host["sequences"])
-        curves = (CostCurve(rows, tuple(host[name])) for name in ("drafting", "rest"))
-        return cls(*curves, scale)
+        drafting, rest = (CostCurve(rows, tuple(host[name])) for name in ("drafting", "rest"))
+        return cls(drafting, rest, scale)
 
     def drafting_seconds(self, sequences: int) -> float:
         return self.scale * self.drafting(sequences, 0) if sequences else 0.0
@@ -182,7 +182,6 @@ def _device(name: str) -> tuple[DataSheet, int]:
     return sheet, int(found[2] or 1)
 
 
-@cache
 def _rooflines() -> dict[str, DataSheet]:
     return {f"{_ROOFLINE}{sheet.name.split()[0]}": sheet for sheet in DATA_SHEETS}
 

@@ -14,7 +14,15 @@ from typing import Final, NamedTuple
 
 from cast_bench.simulate.hardware import Clock, Host
 from cast_bench.simulate.trace import Nodes, Trace
-from cast_drafters.base import DraftContext, Drafter, DraftLimits, Frontier, LevelGate, OpenGate
+from cast_drafters.base import (
+    DraftContext,
+    Drafter,
+    DraftLimits,
+    Frontier,
+    LevelGate,
+    OpenGate,
+    VerifyResult,
+)
 from cast_drafters.calibration import Calibration
 from cast_drafters.growth import ROOT, GrowingTree, Node
 from cast_drafters.tree import DraftTree
@@ -73,8 +81,9 @@ class _Growth:
         if level == 0:
             self.open = [ROOT]
         else:
-            likeliest = self.tree.frontier(limits.level_width) if self.has_begun else []
-            self.open = [node for node in likeliest if self.places[node] in self.trie.was_run]
+            likeliest = self.tree.frontier(len(nodes)) if self.has_begun else []
+            able = [node for node in likeliest if self.places[node] in self.trie.was_run]
+            self.open = able[: limits.level_width]
         return Frontier(
             self.context.request_id,
             limits,
@@ -145,6 +154,12 @@ class TraceDrafter(Drafter):
     def follow(self, request_id: str, script: int, num_seen: int) -> None:
         """The drafter has read the prompt and the first `num_seen` tokens of output."""
         self._scripts[request_id], self._seen[request_id] = script, num_seen
+
+    def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """What a request says is in the trace."""
+
+    def observe(self, results: Sequence[VerifyResult]) -> None:
+        """What was proposed is known to be right or wrong already."""
 
     def release(self, request_id: str) -> None:
         self._scripts.pop(request_id, None)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class Trace:
             arrays[f"counts_{width}"] = np.array([len(nodes) for nodes in tries], np.int32)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+            np.savez_compressed(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> Trace:
@@ -129,7 +130,7 @@ class Trace:
         except OSError as cause:
             reason = cause.strerror or "it is no such file"
             raise ConfigError(f"The trace {path} cannot be read: {reason}.") from cause
-        except (ValueError, KeyError, TypeError, EOFError) as cause:
+        except (ValueError, KeyError, TypeError, EOFError, BadZipFile) as cause:
             raise ConfigError(
                 f"{path} is no {_FORMAT} ({cause}): record one with cast-bench simulate record."
             ) from cause

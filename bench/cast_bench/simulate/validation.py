@@ -30,7 +30,7 @@ class Pair:
 
     @property
     def error(self) -> float:
-        return self.simulated / self.measured - 1
+        return self.simulated / self.measured - 1 if self.measured else math.nan
 
 
 @dataclass(frozen=True, slots=True)
