@@ -45,7 +45,7 @@ examples:
   cast-bench simulate record --out drafts.npz --num-prompts 24 --num-tokens 48
   cast-bench simulate run --trace drafts.npz --profile roofline:H100 --model-shape 8B \\
       --batch-size 1,8,64,512 --context 4096,131072 --html h100.html
-  cast-bench policies --policy off,chain:4,cast --json measured.json
+  cast-bench policies --policy off,chain:4,cast --num-prompts 24 --json measured.json
   cast-bench simulate validate --trace drafts.npz --profile profile.json --measured measured.json
 """
 
