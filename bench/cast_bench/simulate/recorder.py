@@ -133,7 +133,7 @@ class _Trie:
     """Trees of one position, merged. Nodes are the same if their paths are, passes and all."""
 
     rows: list[list[float]] = field(default_factory=list)
-    _places: dict[tuple[int, bool, int, int], int] = field(default_factory=dict)
+    _places: dict[tuple[int, bool, int], int] = field(default_factory=dict)
 
     def add(self, tree: DraftTree, runs: Sequence[tuple[int, list[float]]]) -> None:
         level_of = _levels(tree, runs)
@@ -150,7 +150,7 @@ class _Trie:
         for node, values in enumerate(zip(*columns, strict=True)):
             token, parent, depth, rank, source, confidence, log_prob = values
             is_free = parent not in level_of
-            key = (places[parent], is_free, token, rank)
+            key = (places[parent], is_free, token)
             place = places[node] = self._places.setdefault(key, len(self.rows))
             if place == len(self.rows):
                 row = [token, places[parent], depth, rank, source, -1, is_free, False]
