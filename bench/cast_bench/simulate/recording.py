@@ -85,10 +85,12 @@ def _answer(
     answers: dict[str, list[int]] = {f"{number}": [] for number in range(len(prompts))}
     waiting, running = _requests(prompts, num_tokens, policy), 0
     with tqdm(total=len(prompts), desc=policy, unit="answer", disable=None) as progress:
-        while running or progress.n < len(prompts):
+        while True:
             while running < batch and (request := next(waiting, None)) is not None:
                 core.add(request)
                 running += 1
+            if not running:
+                return list(answers.values())
             for one in core.step():
                 if one.error is not None:
                     raise one.error
@@ -96,7 +98,6 @@ def _answer(
                 if one.finish_reason is not None:
                     running -= 1
                     progress.update(1)
-    return list(answers.values())
 
 
 def _requests(prompts: Sequence[list[int]], num_tokens: int, policy: str) -> Iterator[Request]:

@@ -101,7 +101,7 @@ class Trace:
             name: getattr(self.recorded, name) for name in Recorded.__slots__
         }
         scripts = self.scripts
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: dict[str, Any] = {
             "header": np.array(json.dumps(header)),
             "dataset": np.array([one.dataset for one in scripts]),
             "num_prompt": np.array([one.num_prompt for one in scripts], np.int32),
