@@ -242,9 +242,11 @@ def test_any_gate_gets_a_tree_within_its_limits(position, size, width, seed) -> 
 TRACES = (made_up(1), made_up(1, is_free=True))
 
 
-def test_deeper_than_recorded_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"8 levels deep, but a policy asks for 1 and 9"):
+def test_more_than_was_recorded_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"8 levels deep, but a policy asks for 9, 1 and 9"):
         simulated(made_up(1), Line(), "chain:9")
+    with pytest.raises(ConfigError, match=r"up to 128 nodes, .* asks for 129, 4 and 8"):
+        simulated(made_up(1), Line(), "tree:129")
 
 
 # Policies against costs

@@ -207,7 +207,7 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
     add("--num-tokens", type=int, default=48, help="of each answer")
     add("--widths", type=_numbers, default=[1, 4, 10], help="of drafts: children, nodes a level")
     add("--levels", type=int, default=8, help="passes of the drafter, at most")
-    add("--nodes", type=int, default=128, help="of each draft")
+    add("--nodes", type=int, default=64, help="of each draft")
     add("--batch-size", type=int, default=8, help="answers at a time")
     add("--warm-batches", type=_numbers, default=[1, 4], help="where the host's work is measured")
     add("--threads", type=int, default=torch.get_num_threads())

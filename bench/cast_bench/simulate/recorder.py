@@ -28,7 +28,7 @@ class Reach:
 
     widths: tuple[int, ...] = (1, 4, 10)
     levels: int = 8
-    nodes: int = 128
+    nodes: int = 64
 
     def limits(self, width: int) -> DraftLimits:
         return DraftLimits(self.nodes, _DEEPEST, width, self.levels, width)

@@ -168,7 +168,7 @@ class TraceDrafter(Drafter):
     def propose(
         self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
     ) -> list[DraftTree]:
-        """Raises `ConfigError` for trees that are wider or deeper than what was recorded."""
+        """Raises `ConfigError` for trees that are larger, wider or deeper than what was recorded."""
         growths = [self._growth(one) for one in contexts]
         if self._trace.recorded.has_passes:
             groups = [growths] if self._trace.recorded.is_batched else [[one] for one in growths]
@@ -201,12 +201,14 @@ class TraceDrafter(Drafter):
 
     def _check(self, limits: DraftLimits) -> None:
         recorded = self._trace.recorded
-        widest, deepest = max(recorded.widths), recorded.levels
-        if limits.max_width > widest or (recorded.has_passes and limits.max_levels > deepest):
+        most = recorded.nodes, max(recorded.widths), recorded.levels
+        levels = limits.max_levels if recorded.has_passes else 0
+        asked = limits.max_nodes, limits.max_width, levels
+        if any(one > other for one, other in zip(asked, most, strict=True)):
             raise ConfigError(
-                f"The trace has drafts up to {widest} wide and {deepest} levels deep, but a policy "
-                f"asks for {limits.max_width} and {limits.max_levels}: record it with larger "
-                "--widths or --levels."
+                "The trace has drafts of up to {} nodes, {} wide and {} levels deep, but a policy "
+                "asks for {}, {} and {}: record it with larger --nodes, --widths or --levels."
+                "".format(*most, *asked)
             )
 
     def _growth(self, context: DraftContext) -> _Growth:
