@@ -168,7 +168,7 @@ class TraceDrafter(Drafter):
     def propose(
         self, contexts: Sequence[DraftContext], gate: LevelGate | None = None
     ) -> list[DraftTree]:
-        """Raises `ConfigError` for trees that are larger, wider or deeper than what was recorded."""
+        """Raises `ConfigError` for trees that are larger, wider or deeper than the trace's."""
         growths = [self._growth(one) for one in contexts]
         if self._trace.recorded.has_passes:
             groups = [growths] if self._trace.recorded.is_batched else [[one] for one in growths]
