@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from cast_bench.prompts import chat_ids
 from cast_bench.provenance import provenance
+from cast_bench.workloads import questions
 from cast_drafters.base import VerifyResult
 from cast_drafters.coupling import STRENGTHS
 from cast_server.build import build_core
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     core = build_core(config, model, tokenizer)
     results: dict[str, Any] = {}
     for path in args.dataset:
-        prompts = [chat_ids(tokenizer, text) for text in read_questions(path, args.num_questions)]
+        prompts = [chat_ids(tokenizer, text) for text in questions.read(path, args.num_questions)]
         results[path.stem] = run(core, prompts, args, path.stem).summary()
         print(f"{path.stem}: {json.dumps(results[path.stem])}", flush=True)
     lengths = [one["acceptance_length"] for one in results.values()]
@@ -166,12 +167,6 @@ def run(
                     progress.update(1)
     core.drafter.observe = observe  # type: ignore[method-assign]
     return tally
-
-
-def read_questions(path: Path, count: int) -> list[str]:
-    """First turns of the first `count` questions of a file in the public question format."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:count]
-    return [json.loads(line)["turns"][0] for line in lines]
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

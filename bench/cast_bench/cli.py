@@ -25,11 +25,13 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "doctor": "cast_bench.doctor.cli:main",
         "draft-cost": "cast_bench.draft_cost:main",
         "kernels": "cast_bench.kernels.cli:main",
+        "latency": "cast_bench.latency.cli:main",
         "lossless": "cast_bench.lossless:main",
         "paper-thresholds": "cast_bench.paper_thresholds:main",
         "policies": "cast_bench.policies:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
+        "serve": "cast_bench.serve.cli:main",
         "simulate": "cast_bench.simulate.cli:main",
     }
 )
@@ -41,8 +43,10 @@ Measures, compares and checks castserve on this machine. Whatever takes times pr
 _EXAMPLES = """\
 examples:
   cast-bench doctor                         is it right on this machine's GPU? a report
+  cast-bench latency --policy off,cast      is it faster than plain decoding here, and by how much?
   cast-bench compare --concurrency 1 4      beside transformers and llama.cpp, in turns
   cast-bench lossless --dtype float32       does speculation change a token? exit status 0 if not
+  cast-bench serve --max-concurrency 1 4 8  load over HTTP on any OpenAI-compatible server
   cast-bench policies --help                a command's own flags
 """
 

@@ -27,8 +27,9 @@ from cast_server.engine.core import EngineCore
 from cast_server.engine.request import MAX_LOGPROBS, Request, SamplingParams, SpeculationParams
 from cast_server.model_files import load_model, resolve_model
 
-# bfloat16: by how much it moves margins, see `cast_bench.rounding` and docs/benchmarks.md.
-_TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.25}
+# Largest margin of a near tie. bfloat16: by how much it moves margins, see `cast_bench.rounding`
+# and docs/benchmarks.md.
+TOLERANCE: Final = {"float32": 1e-3, "bfloat16": 0.25}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def explain(
 
 
 def _report(found: list[Difference], plain: list[list[int]], args: argparse.Namespace) -> int:
-    tolerance = _TOLERANCE[args.dtype] if args.tolerance is None else args.tolerance
+    tolerance = TOLERANCE[args.dtype] if args.tolerance is None else args.tolerance
     bugs = [one for one in found if one.margin > tolerance]
     for one in found:
         verdict = "BUG" if one in bugs else "near tie"
@@ -138,7 +139,7 @@ def _report(found: list[Difference], plain: list[list[int]], args: argparse.Name
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="cast-bench lossless", description=__doc__)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--dtype", choices=tuple(_TOLERANCE), default="bfloat16")
+    parser.add_argument("--dtype", choices=tuple(TOLERANCE), default="bfloat16")
     parser.add_argument("--policy", default="tree:7", help="compared with off")
     parser.add_argument("--num-prompts", type=int, default=24)
     parser.add_argument("--output-len", type=int, default=128)

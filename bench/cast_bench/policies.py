@@ -25,11 +25,11 @@ from typing import Any, Final
 import torch
 from tqdm import tqdm
 
-from cast_bench.acceptance import read_questions
 from cast_bench.policy_cells import Cell
 from cast_bench.policy_document import Document, resumed
 from cast_bench.policy_report import print_report, worst_ratio
 from cast_bench.prompts import PROMPTS, chat_ids
+from cast_bench.workloads import questions
 from cast_server.build import build_core, prepare
 from cast_server.config import EngineConfig
 from cast_server.engine.core import EngineCore
@@ -163,7 +163,7 @@ def _document(args: argparse.Namespace) -> Document:
 
 def read_sets(args: argparse.Namespace, tokenizer: Any) -> dict[str, list[list[int]]]:
     """Prompts by data set; with --mixed all of them in one, taken in turns."""
-    texts = {path.stem: read_questions(path, args.num_prompts) for path in args.dataset}
+    texts = {path.stem: questions.read(path, args.num_prompts) for path in args.dataset}
     texts = texts or {"built-in": list(PROMPTS[: args.num_prompts])}
     sets = {name: [chat_ids(tokenizer, text) for text in some] for name, some in texts.items()}
     if not args.mixed:

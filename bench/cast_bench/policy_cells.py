@@ -52,6 +52,15 @@ class Cell:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
+    def busy_speed(self) -> float:
+        """All steps but decoding ones of the tail, which a policy under which all requests end
+        together does not have."""
+        tail_tokens = self.decode_tokens - self.tokens
+        tail_seconds = self.decode_seconds - self.seconds
+        seconds = self.whole_seconds - tail_seconds
+        return (self.whole_tokens - tail_tokens) / seconds if seconds else 0.0
+
+    @property
     def whole_speed(self) -> float:
         return self.whole_tokens / self.whole_seconds if self.whole_seconds else 0.0
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from cast_bench.policy_cells import Cell, Difference
 from cast_bench.policy_report import best_fixed
-from cast_bench.provenance import provenance
+from cast_bench.provenance import other_arguments, provenance
 
 _FIGURE: Final = "tokens over seconds of steps that only decode, with the batch full"
 # What is done with the cells, and how many there are: it does not change what a cell is.
@@ -60,11 +60,7 @@ def resumed(args: argparse.Namespace) -> Document:
     if not path.exists():
         return Document(args)
     read = json.loads(path.read_text())
-    before = read["provenance"]["arguments"]
-    now = json.loads(json.dumps(provenance("cast_bench.policies", args)["arguments"]))
-    others = [name for name in sorted({*before, *now} - _FREE) if before.get(name) != now.get(name)]
-    if others:
-        told = ", ".join(f"{name} {before.get(name)!r}, not {now.get(name)!r}" for name in others)
+    if told := other_arguments(read["provenance"], provenance("cast_bench.policies", args), _FREE):
         raise ValueError(f"{path.name} was measured with {told}; choose another --json.")
     starts = [*read.get("earlier_starts", []), read["provenance"]]
     return Document(args, read["calibration"], _cells(read["cells"]), starts)

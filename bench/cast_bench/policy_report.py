@@ -20,6 +20,7 @@ _Speeds = dict[str, list[float]]  # by policy, round after round
 
 FIXED: Final = ("chain:", "tree:")  # what a sweep over shapes consists of
 _SPEED: Final[Callable[[Cell], float]] = attrgetter("speed")
+_BUSY_SPEED: Final[Callable[[Cell], float]] = attrgetter("busy_speed")
 _WHOLE_SPEED: Final[Callable[[Cell], float]] = attrgetter("whole_speed")
 
 
@@ -92,7 +93,14 @@ def print_report(
 def _table(cells: Sequence[Cell], policies: Sequence[str], bases: Sequence[str]) -> list[str]:
     """Speeds, ratios, what was expected beside what came."""
     times = [f"times {base}" for base in bases]
-    head = ["batch", "policy", "tokens/s", *times, "whole time, times off"]
+    head = [
+        "batch",
+        "policy",
+        "tokens/s",
+        *times,
+        "with prompts, times off",
+        "whole time, times off",
+    ]
     head += ["accepted + 1", "expected/accepted"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for size in sorted({cell.batch_size for cell in cells}):
@@ -102,7 +110,9 @@ def _table(cells: Sequence[Cell], policies: Sequence[str], bases: Sequence[str])
             name = f"{policy} (best fixed)" if policy == shape else policy
             row = [str(size), name, f"{float(np.median([one.speed for one in mine])):.1f}"]
             row += [str(against(cells, policy, base, size)) for base in bases]
-            row += [str(against(cells, policy, "off", size, _WHOLE_SPEED)), *_acceptance(mine)]
+            for speed in (_BUSY_SPEED, _WHOLE_SPEED):
+                row.append(str(against(cells, policy, "off", size, speed)))
+            row += _acceptance(mine)
             lines.append(f"| {' | '.join(row)} |")
     return lines
 

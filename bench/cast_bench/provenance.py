@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from cast_profiler.device import device_name
 _PACKAGES = ("castserve", "torch", "transformers", "xllamacpp")
 
 
-def provenance(module: str, args: argparse.Namespace) -> dict[str, object]:
+def provenance(module: str, args: argparse.Namespace) -> dict[str, Any]:
     """Of one run of `python -m <module>`. Paths go by their last part."""
     cpu = device_name(torch.device("cpu"))
     return {
@@ -30,6 +32,16 @@ def provenance(module: str, args: argparse.Namespace) -> dict[str, object]:
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {cpu}",
         "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def other_arguments(before: dict[str, Any], now: dict[str, Any], free: Set[str]) -> str:
+    """Which arguments of a run are not those of another one, but for the `free` ones; "" if none.
+
+    `before` has been through JSON.
+    """
+    old, new = before["arguments"], json.loads(json.dumps(now["arguments"]))
+    names = [name for name in sorted({*old, *new} - free) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} {old.get(name)!r}, not {new.get(name)!r}" for name in names)
 
 
 def _plain(value: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -72,7 +73,23 @@ def telemetry(device: torch.device) -> dict[str, Any] | None:
         return None
 
 
-def _ask_nvml(device: torch.device) -> dict[str, Any]:
+def energy(device: torch.device) -> tuple[float | None, str]:
+    """Joules that the device has used since its driver was loaded, or None and why. Never raises.
+
+    The counter moves a few dozen times a second: differences over shorter times say nothing.
+    """
+    if device.type != "cuda":
+        return None, f"NVML counts energy of NVIDIA's GPUs only, and this ran on {device.type}"
+    try:
+        with _nvml(device) as (nvml, handle):
+            return nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000, ""
+    except Exception as error:  # noqa: BLE001 - figures without energy are better than none
+        return None, f"NVML does not tell: {error}"
+
+
+@contextmanager
+def _nvml(device: torch.device) -> Iterator[tuple[Any, Any]]:
+    """The module and its handle of a CUDA device."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the package names its successor
         import pynvml
@@ -80,25 +97,27 @@ def _ask_nvml(device: torch.device) -> dict[str, Any]:
     try:
         # NVML numbers the GPUs of the machine, torch those that it may see.
         uuid = torch.cuda.get_device_properties(device).uuid
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        yield pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask_nvml(device: torch.device) -> dict[str, Any]:
+    with _nvml(device) as (nvml, handle):
         questions: dict[str, Callable[[], Any]] = {
-            "sm_clock": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-            "memory_clock": lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-            "power": lambda: pynvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-            "power_cap": lambda: pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
-            "temperature": lambda: pynvml.nvmlDeviceGetTemperature(
-                handle, pynvml.NVML_TEMPERATURE_GPU
-            ),
-            "memory_used": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
-            "memory_total": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).total,
-            "driver": lambda: str(pynvml.nvmlSystemGetDriverVersion()),
+            "sm_clock": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory_clock": lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM),
+            "power": lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
+            "power_cap": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
+            "temperature": lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
+            "memory_used": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used,
+            "memory_total": lambda: nvml.nvmlDeviceGetMemoryInfo(handle).total,
+            "driver": lambda: str(nvml.nvmlSystemGetDriverVersion()),
         }
         answers: dict[str, Any] = {}
         for name, ask in questions.items():
             try:
                 answers[name] = ask()
-            except pynvml.NVMLError:
+            except nvml.NVMLError:
                 continue  # not every device answers every question
         return answers
-    finally:
-        pynvml.nvmlShutdown()

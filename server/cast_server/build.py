@@ -69,7 +69,8 @@ def prepare(core: EngineCore, config: EngineConfig) -> None:
     """
     if config.profile != "guess":
         file = None if config.profile == "auto" else Path(config.profile)
-        core.planner.cost = CorrectedCost(profile_for(core, config, file).cost())
+        if (profile := profile_for(core, config, file)) is not None:
+            core.planner.cost = CorrectedCost(profile.cost())
         plain, eight = (1e3 * core.planner.cost.verify_seconds(rows, 256) for rows in (1, 8))
         _log.info("A step of one row is expected to take %.1f ms, of eight %.1f ms.", plain, eight)
     path = calibration_path(core, config)

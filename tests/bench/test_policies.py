@@ -206,6 +206,7 @@ def test_prompts_do_not_count_and_the_tail_is_apart(monkeypatch) -> None:
     assert (found.steps, found.tokens, found.seconds) == (3, 6, 3.0)
     assert (found.decode_tokens, found.decode_seconds) == (8, 5.0)
     assert (found.whole_tokens, found.whole_seconds) == (10, 6.0)
+    assert found.busy_speed == (10 - 2) / (6.0 - 2.0)
 
 
 def test_where_outputs_part() -> None:
@@ -220,6 +221,7 @@ def test_the_tail_shows_in_the_whole_time() -> None:
     cells = [cell("off", 100), cell("cast", 200)]
     for one in cells:
         one.whole_tokens, one.whole_seconds = 100, 1.0
+        one.decode_tokens, one.decode_seconds = one.tokens, one.seconds
     row = print_report(cells, ["off", "cast"]).splitlines()[3]
     assert row.startswith("| 1 | cast | 200.0 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] |")
 

@@ -105,6 +105,29 @@ def test_the_price_is_that_of_plain_decoding_at_least(core) -> None:
     assert all(price >= count * 0.9 for count, price in seen)
 
 
+def test_reading_a_prompt_makes_no_draft_look_cheap(core) -> None:
+    """Its step takes a hundred times as long; what drafts save is steps that only decode."""
+    plant(core, 1.0, 1.0, 100.0)
+    prices = []
+    builder = core.planner._builder("cast")
+    limits = builder.limits
+
+    def watch(seats, costs):
+        prices.append((costs.num_rows, costs.price))
+        return limits(seats, costs)
+
+    builder.limits = watch
+    wish, *_ = requests("cast", length=30)
+    core.add(wish)
+    for _ in range(4):
+        core.step()
+    core.add(request("late", [3] * 64, wish.params, "cast", seed=9))
+    core.step()
+    mixed = [price for rows, price in prices if rows > 60]
+    assert mixed
+    assert all(1.5 < price < 3 for price in mixed)  # two sequences, a second a step
+
+
 def test_a_request_that_weighs_more_gets_the_rows(core) -> None:
     """Rows for one draft only, and two requests whose drafts are equally good."""
     core.scheduler.limits = core.scheduler.limits.__class__(8, 48, 3, 256, True)

@@ -68,12 +68,13 @@ def test_narrow_products_are_near(dtype, has_bias) -> None:
 
 
 @x86
-def test_what_is_not_a_number_costs_narrow_products_no_other_row() -> None:
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_costs_narrow_products_no_other_row(value) -> None:
     torch.manual_seed(0)
     layer, x = NarrowLinear(torch.randn(300, 80)), torch.randn(3, 80)
     with torch.inference_mode():
         right = layer(x)[1:]
-        x[0] = torch.nan
+        x[0] = value
         assert torch.allclose(layer(x)[1:], right, atol=0.5)
 
 

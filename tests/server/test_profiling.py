@@ -200,10 +200,18 @@ def test_a_damaged_cache_is_measured_again(cache, caplog) -> None:
     assert Profile.load(path) == profile
 
 
-def test_what_a_busy_machine_gave_is_not_kept(cache, caplog) -> None:
-    profile_for(*engine(), effort=Effort(1e-9, max_rows=8, contexts=(32, 96)))
+def test_what_a_busy_machine_gave_is_neither_used_nor_kept(cache, caplog) -> None:
+    assert profile_for(*engine(), effort=Effort(1e-9, max_rows=8, contexts=(32, 96))) is None
     assert "too busy" in caplog.text
     assert not cache.exists()
+
+
+def test_an_engine_on_a_busy_machine_goes_by_the_guess(monkeypatch, cache) -> None:
+    core, config = engine()
+    guess = core.planner.cost
+    monkeypatch.setattr("cast_server.build.profile_for", lambda *_: None)
+    build.prepare(core, config)
+    assert core.planner.cost is guess
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(monkeypatch, tmp_path, caplog) -> None:

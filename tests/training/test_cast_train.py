@@ -10,6 +10,7 @@ import pytest
 import tiny_models
 import torch
 from engine.driving import request, run
+from safetensors.torch import load_file
 
 from cast_server.build import build_core
 from cast_server.config import EngineConfig
@@ -17,6 +18,7 @@ from cast_server.engine.request import SamplingParams
 from cast_server.model_files import load_model, resolve_model
 from cast_server.training.cli import main
 from cast_server.training.corpus import read
+from cast_server.training.features import FeatureFile
 
 TEMPLATE = (
     "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|end|>{% endfor %}"
@@ -150,3 +152,48 @@ def test_a_corpus_smaller_than_a_batch(tmp_path: Path, out: Path, flags: list[st
     few = [*flags, "--batch-tokens=100000", "--stages", "learn"]
     assert main([f"--out={tmp_path}", *few]) == 2
     assert "40 conversations are less than one batch of 100000 tokens" in capsys.readouterr().err
+
+
+def test_what_was_written_before_is_only_read_again(
+    out: Path, flags: list[str], tmp_path: Path
+) -> None:
+    """The same conversations and, but for the order of sums, the same hidden states."""
+    known = [f"--out={tmp_path}", f"--corpus={out / 'corpus.jsonl'}", "--stages=make"]
+    assert main([*known, *flags]) == 0
+    before, after = (
+        {one.id: (one, rows) for one, rows in _with_features(folder)} for folder in (out, tmp_path)
+    )
+    assert before.keys() == after.keys()
+    for index, (conversation, rows) in before.items():
+        assert after[index][0] == conversation
+        torch.testing.assert_close(after[index][1], rows, rtol=0.1, atol=0.1)
+
+
+def _with_features(folder: Path):
+    rows = FeatureFile(folder / "corpus.jsonl", (4, 64)).open().float()
+    begin = 0
+    for one in read(folder / "corpus.jsonl"):
+        yield one, rows[begin : begin + one.num_features]
+        begin += one.num_features
+    assert begin == len(rows)
+
+
+def test_goes_on_from_a_head(out: Path, flags: list[str], tmp_path: Path) -> None:
+    """After no step worth speaking of it is still that head, with its vocabulary."""
+    shutil.copytree(out, tmp_path / "next", ignore=shutil.ignore_patterns("training", "*.json"))
+    gentle = ["--learning-rate=1e-12", "--steps=1", "--on-policy-steps=0", "--stages=learn"]
+    start = f"--start={out / 'head'}"
+    assert main([f"--out={tmp_path / 'next'}", *flags, start, *gentle]) == 0
+    state = torch.load(tmp_path / "next" / "training" / "checkpoint.pt", weights_only=True)
+    for name, tensor in load_file(out / "head" / "model.safetensors").items():
+        if name == "lm_head.weight":
+            torch.testing.assert_close(state["head"][name], tensor.float())
+            return
+    raise AssertionError("the head has no output rows")
+
+
+def test_a_head_that_is_not_there_is_refused(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"--out={tmp_path}", *flags, "--start=nowhere"]) == 2
+    assert "There is no directory nowhere" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from cast_bench.compiled.machine_code import Resources
@@ -77,51 +78,41 @@ _KIB: Final = 1024
 _NVIDIA: Final = "CUDA C++ Programming Guide, technical specifications per compute capability {}"
 _AMD: Final = "AMD CDNA 3 ISA; LLVM, User Guide for AMDGPU Backend"
 
+_nvidia: Final = partial(  # what its three have in common
+    Architecture,
+    warps=64,
+    blocks=32,
+    single_blocks=32,
+    registers=64 * _KIB,
+    register_unit=256,
+    shared_unit=128,
+    shared_reserved=_KIB,
+)
+
 ARCHITECTURES: Final = (
-    Architecture(
+    _nvidia(
         name="sm_80",
         device="A100",
         source=_NVIDIA.format("8.0"),
         target=("cuda", 80, 32),
-        warps=64,
-        blocks=32,
-        single_blocks=32,
-        registers=64 * _KIB,
-        register_unit=256,
         shared_bytes=164 * _KIB,
         max_shared_bytes=163 * _KIB,
-        shared_unit=128,
-        shared_reserved=_KIB,
     ),
-    Architecture(
+    _nvidia(
         name="sm_90",
         device="H100, H200",
         source=_NVIDIA.format("9.0"),
         target=("cuda", 90, 32),
-        warps=64,
-        blocks=32,
-        single_blocks=32,
-        registers=64 * _KIB,
-        register_unit=256,
         shared_bytes=228 * _KIB,
         max_shared_bytes=227 * _KIB,
-        shared_unit=128,
-        shared_reserved=_KIB,
     ),
-    Architecture(
+    _nvidia(
         name="sm_100",
         device="B200",
         source=_NVIDIA.format("10.0"),
         target=("cuda", 100, 32),
-        warps=64,
-        blocks=32,
-        single_blocks=32,
-        registers=64 * _KIB,
-        register_unit=256,
         shared_bytes=228 * _KIB,
         max_shared_bytes=227 * _KIB,
-        shared_unit=128,
-        shared_reserved=_KIB,
         tensor_columns=512,
     ),
     Architecture(

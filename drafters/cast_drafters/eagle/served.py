@@ -21,20 +21,13 @@ from torch import Tensor, nn
 from cast_drafters.base import TargetParts
 from cast_drafters.eagle.config import HeadConfig
 from cast_drafters.eagle.entry import Entry, make_entry
-from cast_kernels.linear import (
-    NarrowLinear,
-    PackedLinear,
-    WideLinear,
-    can_narrow,
-    widens_halves,
-)
+from cast_kernels.linear import NarrowLinear, PackedLinear, WideLinear, widens_halves
 from cast_kernels.tree_attention import SequenceRows
 
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 )
 _FIRST_POSITIONS: Final = 4096  # whatever context a config claims: the table grows on demand
-
 
 _Linear: TypeAlias = NarrowLinear | PackedLinear | WideLinear
 
@@ -93,8 +86,10 @@ class ServedHead:
         self._target, self.backend, self.device = target, target.backend, target.device
         dtype, device = target.dtype, target.device
         weight = {name: tensor.to(device) for name, tensor in tensors.items()}
-        linear, large = _linears([w.to(dtype) for w in weight.values() if w.dim() == 2])
-        self._dtype = dtype if linear is PackedLinear else torch.float32  # between products
+        is_wide = all(widens_halves(w.to(dtype)) for w in weight.values() if w.dim() == 2)
+        self._dtype = torch.float32 if is_wide else dtype  # between products
+        # Where a level reads most, a rounded head guesses as well, and levels are what drafts cost.
+        linear, large = (WideLinear, NarrowLinear) if is_wide else (PackedLinear, PackedLinear)
 
         def join(make: type[_Linear], *names: str) -> _Linear:
             parts = torch.cat([weight[f"{name}.weight"] for name in names]).to(dtype)
@@ -107,7 +102,7 @@ class ServedHead:
         self._gate_up = join(large, "layer.mlp.gate_proj", "layer.mlp.up_proj")
         self._down = join(linear, "layer.mlp.down_proj")
         self._entry = self._make_entry(weight)
-        self._lm_head = self._make_lm_head(weight, large)
+        self._lm_head = self._make_lm_head(weight, NarrowLinear if is_wide else WideLinear)
         self._norms = {name: w.float() for name, w in weight.items() if w.dim() == 1}
         self._activation = _ACTIVATIONS[config.hidden_act]
         self._embedding_VE = weight.get("embed_tokens.weight", target.embedding_VE)
@@ -200,8 +195,7 @@ class ServedHead:
     def _make_entry(self, weight: Mapping[str, Tensor]) -> Entry:
         return make_entry(self.config, weight, self._target.dtype, self.backend)
 
-    def _make_lm_head(self, weight: Mapping[str, Tensor], large: type[_Linear]) -> nn.Module:
-        make = large if large is NarrowLinear else WideLinear
+    def _make_lm_head(self, weight: Mapping[str, Tensor], make: type[_Linear]) -> nn.Module:
         return make(weight["lm_head.weight"].to(self._target.dtype))
 
     def _read(self, embedded_NH: Tensor, hidden_NH: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,14 +223,6 @@ class ServedHead:
 
     def to_device(self, array: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(array).to(self._target.device)
-
-
-def _linears(weights: Sequence[Tensor]) -> tuple[type[_Linear], type[_Linear]]:
-    """What multiplies, and what does so where a level reads most: a head that is rounded there
-    guesses as well, and levels are what drafting costs."""
-    if not all(widens_halves(weight) for weight in weights):
-        return PackedLinear, PackedLinear
-    return WideLinear, NarrowLinear if all(can_narrow(weight) for weight in weights) else WideLinear
 
 
 def _rotation(config: HeadConfig, num_positions: int) -> Tensor:

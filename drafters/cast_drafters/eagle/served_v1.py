@@ -49,7 +49,7 @@ class ServedHeadV1(ServedHead):
         logits: Tensor = self._lm_head(out_NH.to(self._target.dtype)).float()
         return logits
 
-    def _make_lm_head(self, weight: Mapping[str, Tensor], large: Any) -> Any:  # noqa: ARG002
+    def _make_lm_head(self, weight: Mapping[str, Tensor], make: Any) -> Any:  # noqa: ARG002
         lm_head = self._target.model.get_output_embeddings()
         if lm_head is None:
             raise ValueError(

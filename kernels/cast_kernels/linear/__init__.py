@@ -4,15 +4,15 @@
     y = WideLinear(weight_OE, bias_O)(x)        y is float32: for logits, where rounding makes ties,
                                                 and wherever `widens_halves(weight_OE)`
     y = NarrowLinear(weight_OE, bias_O)(x)      y is float32, weights are int8: for drafts, which
-                                                are checked, where `can_narrow(weight_OE)`
+                                                are checked, where `widens_halves(weight_OE)`
 
 On a CPU oneDNN reorders bfloat16 and float32 weights into its own blocked layout, which saves the
 reordering in every call; elsewhere the weights stay as they are. On x86 FBGEMM multiplies float32
 rows by float16 or int8 weights.
 """
 
-from cast_kernels.linear.narrow import NarrowLinear, can_narrow
+from cast_kernels.linear.narrow import NarrowLinear
 from cast_kernels.linear.packed import PackedLinear
 from cast_kernels.linear.wide import WideLinear, widens_halves
 
-__all__ = ["NarrowLinear", "PackedLinear", "WideLinear", "can_narrow", "widens_halves"]
+__all__ = ["NarrowLinear", "PackedLinear", "WideLinear", "widens_halves"]

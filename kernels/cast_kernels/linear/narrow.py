@@ -26,19 +26,14 @@ class NarrowLinear(nn.Module):
         zero_O = torch.zeros(len(weight), dtype=torch.int64)
         bias = None if bias_O is None else bias_O.detach().float()
         self._ops: Any = torch.ops.quantized
+        # Where there is no VNNI, sums of two products of 8 bits would overflow.
+        self._reduce_range = not torch.cpu._is_vnni_supported()  # noqa: SLF001
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             narrow = torch.quantize_per_channel(weight, scale_O, zero_O, 0, torch.qint8)
             self._packed = self._ops.linear_prepack(narrow, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        # Where there is no VNNI, sums of two products of 8 bits would overflow.
-        reduce_range = not torch.cpu._is_vnni_supported()  # noqa: SLF001
-        x = x.float().nan_to_num()  # its range must be finite
-        y: Tensor = self._ops.linear_dynamic(x, self._packed, reduce_range)
+        x = x.float().nan_to_num(0.0, 0.0, 0.0)  # its range must be finite
+        y: Tensor = self._ops.linear_dynamic(x, self._packed, self._reduce_range)
         return y
-
-
-def can_narrow(weight_OE: Tensor) -> bool:
-    has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
-    return weight_OE.device.type == "cpu" and has_fbgemm

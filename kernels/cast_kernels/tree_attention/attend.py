@@ -36,7 +36,6 @@ def attend(
     where its weight is 0, and must be finite.
     """
     out_MD, top_M, sum_M = state
-    position_M, o_mask_M = rows
     k_ptr, v_ptr, page_ptr, mask_ptr, depth_ptr, slot_stride, context = keys
     scale, softcap, window = options
     o_L, o_D = tl.arange(0, BLOCK_L), tl.arange(0, BLOCK_D)
@@ -56,21 +55,8 @@ def attend(
         score_ML *= scale
         if HAS_SOFTCAP:
             score_ML = softcap * (2 * tl.sigmoid(2 / softcap * score_ML) - 1)
-        if IS_TREE:  # no bit is set from `end` on
-            column = start - context  # a tile never crosses a word: 64 is a multiple of BLOCK_L
-            word_M = tl.load(mask_ptr + o_mask_M + column // 64) >> (column % 64)
-            if BLOCK_L <= 32:
-                word_M = word_M.to(tl.int32)
-            m_ML = ((word_M[:, None] >> o_L[None, :]) & 1) != 0
-        else:
-            m_ML = (start + o_L < end)[None, :]
-        if HAS_WINDOW:
-            position_L = o_key_L
-            if IS_TREE:
-                position_L = context + tl.load(depth_ptr + o_key_L - context)
-            is_near_ML = position_L[None, :] > (position_M - window)[:, None]
-            score_ML = tl.where(is_near_ML, score_ML, -float("inf"))
-        score_ML = tl.where(m_ML, score_ML * 1.4426950408889634, -float("inf"))
+        tree = mask_ptr, depth_ptr, context
+        score_ML = _mask(score_ML, start, end, rows, tree, window, IS_TREE, HAS_WINDOW, BLOCK_L)
         new_top_M = tl.maximum(top_M, tl.max(score_ML, 1))
         # A row that has seen nothing yet has no top: 0 in its place keeps NaN out.
         base_M = tl.where(new_top_M > -float("inf"), new_top_M, 0.0)
@@ -86,3 +72,36 @@ def attend(
             out_MD = tl.dot(weight_ML, v_LD, out_MD * shrink_M[:, None], input_precision="ieee")
         top_M = new_top_M
     return out_MD, top_M, sum_M
+
+
+@triton.jit
+def _mask(
+    score_ML,
+    start,
+    end,
+    rows,
+    tree,
+    window,
+    IS_TREE: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    BLOCK_L: tl.constexpr,
+):
+    """Scores of the keys from `start` on, in bits; -inf where a row does not see the key."""
+    position_M, o_mask_M = rows
+    mask_ptr, depth_ptr, context = tree
+    o_L = tl.arange(0, BLOCK_L)
+    if IS_TREE:  # no bit is set from `end` on
+        column = start - context  # a tile never crosses a word: 64 is a multiple of BLOCK_L
+        word_M = tl.load(mask_ptr + o_mask_M + column // 64) >> (column % 64)
+        if BLOCK_L <= 32:
+            word_M = word_M.to(tl.int32)
+        m_ML = ((word_M[:, None] >> o_L[None, :]) & 1) != 0
+    else:
+        m_ML = (start + o_L < end)[None, :]
+    if HAS_WINDOW:
+        position_L = tl.minimum(start + o_L, end - 1)
+        if IS_TREE:
+            position_L = context + tl.load(depth_ptr + position_L - context)
+        is_near_ML = position_L[None, :] > (position_M - window)[:, None]
+        score_ML = tl.where(is_near_ML, score_ML, -float("inf"))
+    return tl.where(m_ML, score_ML * 1.4426950408889634, -float("inf"))

@@ -11,7 +11,7 @@ from cast_server.api.accounting import metrics_of, usage_of
 from cast_server.api.engine import Engine
 from cast_server.api.formats import FinishedChoice, Format
 from cast_server.api.generation import merged_outputs, run_while_connected
-from cast_server.api.protocol import GenerationRequest
+from cast_server.api.protocol import GenerationRequest, StreamOptions
 from cast_server.api.requests import RequestGroup
 from cast_server.api.streaming import EventStream, answer_events
 from cast_server.engine.request import RequestOutput, TokenLogprob
@@ -22,7 +22,7 @@ async def respond(
 ) -> Response:
     """Generates and answers in the way that the body asks for."""
     if body.stream:
-        events = answer_events(engine, group, form, with_usage=body.wants_usage_chunk)
+        events = answer_events(engine, group, form, body.stream_options or StreamOptions())
         return EventStream(events)
     choices = await run_while_connected(_collect(engine, group), http.receive)
     last_outputs = [choice.last_output for choice in choices]

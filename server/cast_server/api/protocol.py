@@ -130,9 +130,10 @@ class _Fields(BaseModel):
 
 
 class StreamOptions(_Fields):
-    """Options of a streamed answer."""
+    """Options of a streamed answer. The second, vLLM's, tells the tokens so far in every chunk."""
 
     include_usage: Boolean = False
+    continuous_usage_stats: Boolean = False
 
 
 class Speculation(_Fields):
@@ -183,10 +184,6 @@ class GenerationRequest(_Fields):
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream to be true.", "stream_options")
         return self
-
-    @property
-    def wants_usage_chunk(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
 
 
 class CompletionRequest(GenerationRequest):

@@ -13,6 +13,7 @@ from cast_server.api.engine import Engine
 from cast_server.api.failures import as_request_error, error_body
 from cast_server.api.formats import Chunk, Format
 from cast_server.api.generation import ClientGoneError, merged_outputs, run_while_connected
+from cast_server.api.protocol import StreamOptions
 from cast_server.api.requests import RequestGroup
 from cast_server.engine.request import RequestOutput
 
@@ -36,11 +37,11 @@ class EventStream(StreamingResponse):
 
 
 async def answer_events(
-    engine: Engine, group: RequestGroup, form: Format, *, with_usage: bool
+    engine: Engine, group: RequestGroup, form: Format, options: StreamOptions
 ) -> AsyncGenerator[bytes, None]:
     """The whole stream of an answer. A failure is its last event but [DONE]."""
     try:
-        async with aclosing(_answer_chunks(engine, group, form, with_usage=with_usage)) as chunks:
+        async with aclosing(_answer_chunks(engine, group, form, options)) as chunks:
             async for chunk in chunks:
                 yield _event(chunk.model_dump_json(exclude_unset=True).encode())
     except Exception as error:  # noqa: BLE001 - it is too late for a status, so the stream tells it
@@ -49,36 +50,41 @@ async def answer_events(
 
 
 async def _answer_chunks(
-    engine: Engine, group: RequestGroup, form: Format, *, with_usage: bool
+    engine: Engine, group: RequestGroup, form: Format, options: StreamOptions
 ) -> AsyncGenerator[Chunk, None]:
-    last_outputs: dict[int, RequestOutput] = {}
-    async with aclosing(_choice_chunks(engine, group, form, last_outputs)) as chunks:
+    latest = [RequestOutput(request_id=request.id) for request in group.requests]
+    async with aclosing(_choice_chunks(engine, group, form, latest)) as chunks:
         async for chunk in chunks:
-            if with_usage:
-                chunk.usage = None
-            elif len(last_outputs) == len(group.requests):
-                chunk.metrics = metrics_of(last_outputs.values())
+            if options.include_usage:
+                chunk.usage = usage_of(group, latest) if options.continuous_usage_stats else None
+            elif _is_last(chunk, latest):
+                chunk.metrics = metrics_of(latest)
             yield chunk
-    if with_usage:
+    if options.include_usage:
         closing = form.closing()
-        closing.usage = usage_of(group, [last_outputs[i] for i in range(len(last_outputs))])
-        closing.metrics = metrics_of(last_outputs.values())
+        closing.usage = usage_of(group, latest)
+        closing.metrics = metrics_of(latest)
         yield closing
 
 
 async def _choice_chunks(
-    engine: Engine, group: RequestGroup, form: Format, last_outputs: dict[int, RequestOutput]
+    engine: Engine, group: RequestGroup, form: Format, latest: list[RequestOutput]
 ) -> AsyncGenerator[Chunk, None]:
-    """All chunks that belong to a choice. Notes in `last_outputs` which choices have ended."""
+    """All chunks that belong to a choice. Keeps in `latest` how far each has come."""
     for chunk in form.opening(len(group.requests)):
         yield chunk
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
+            latest[index] = output
             if output.text or output.logprobs:
                 yield form.news(index, output)
             if output.finish_reason is not None:
-                last_outputs[index] = output
                 yield form.ending(index, output)
+
+
+def _is_last(chunk: Chunk, latest: list[RequestOutput]) -> bool:
+    ends = any(choice.finish_reason is not None for choice in chunk.choices)
+    return ends and all(output.finish_reason is not None for output in latest)
 
 
 def _event(data: bytes) -> bytes:

@@ -83,7 +83,7 @@ def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
 
 
 def build_forward_batch(
-    rows: StepRows, kv_caches: tuple[Tensor, ...], backend: Backend, min_rows: int = 1
+    rows: StepRows, kv_caches: tuple[Tensor, ...], backend: Backend, min_rows: int
 ) -> ForwardBatch:
     """The rows as tensors of just their number. Idle ones fill a step up to `min_rows`; they are
     not cached and attend to nothing."""

@@ -16,6 +16,9 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 pre { overflow-x: auto; background: #f6f6f6; padding: 0.8rem }
 svg { width: 100%; height: auto } svg text { font: 12px system-ui, sans-serif; fill: #222 }
 .grid { stroke: #e4e4e4 }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+th, td { padding: 0.2rem 0.6rem; border-bottom: 1px solid #e4e4e4; text-align: right }
+.share { display: flex; height: 1.2rem; margin: 0.2rem 0; font-size: 12px; color: #fff }
 """
 
 
@@ -27,14 +30,7 @@ def to_html(profile: Profile) -> str:
         "fingerprint": asdict(profile.fingerprint),
         "provenance": dict(profile.provenance),
     }
-    return f"""\
-<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-<h1>{escape(title)}</h1>
+    body = f"""\
 <p>{escape(headline(profile)).replace(chr(10), "<br>")}</p>
 {draw(profile)}
 <p>Rows are tokens computed in a pass, keys the tokens of context attended to. Points are medians,
@@ -43,6 +39,20 @@ bars the middle half of the samples; lines between points are what tree builders
 <h2>Measurements</h2>
 <pre>{escape(chr(10).join(tables(profile)))}</pre>
 <h2>Where they come from</h2>
-<pre>{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>
+<pre>{escape(json.dumps(facts, indent=2, ensure_ascii=False))}</pre>"""
+    return page(title, body)
+
+
+def page(title: str, body: str) -> str:
+    """The whole document around HTML; `title` is plain text."""
+    return f"""\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+<h1>{escape(title)}</h1>
+{body}
 </html>
 """

@@ -27,12 +27,13 @@ def profile_for(
     *,
     effort: Effort = QUICK,
     show_progress: bool = True,
-) -> Profile:
+) -> Profile | None:
     """What passes of this engine cost: from `file`, or from the cache, or measured now and kept.
 
     To be called before the engine's first request. Raises `ConfigError`, one sentence, if `file`
     cannot be read or was measured of something else; a cached profile that is no good is replaced.
-    What was measured on a machine too busy to run each pass twice is not kept.
+    None: the machine is too busy to run each pass twice, and a guess is better than one sample,
+    which may be off by an order of magnitude.
     """
     fingerprint = fingerprint_of(core, config)
     if file is not None:
@@ -45,8 +46,11 @@ def profile_for(
             _log.warning("Measuring again: %s", error)
     profile = measure_profile(core, config, effort, show_progress)
     if profile.fewest_samples < _FEW_SAMPLES:
-        _log.warning("The machine is too busy to measure what steps cost; at the next start again.")
-        return profile
+        _log.warning(
+            "The machine is too busy to measure what steps cost: that is guessed, and measured at "
+            "the next start."
+        )
+        return None
     try:
         profile.save(path)
     except OSError as error:

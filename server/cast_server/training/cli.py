@@ -26,6 +26,8 @@ examples:
   cast-train --out heads/mine --model ./my-model            everything by itself
   cast-train --out heads/mine --model ./my-model --prompts questions.jsonl
   cast-train --out heads/mine --steps 2000                  go on, further than before
+  cast-train --out heads/next --start heads/mine/head --prompts mine.jsonl
+                                                            a head that learns your prompts too
   cast-serve --model ./my-model --drafter eagle --head heads/mine/head
 """
 
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         draft_vocab_size=args.draft_vocab_size,
         layer_ids=tuple(args.layer_ids) if args.layer_ids else None,
         prompts=str(args.prompts) if args.prompts else None,
+        corpora=tuple(str(path) for path in args.corpus),
+        start=str(args.start) if args.start else None,
         settings=settings,
     )
     try:
@@ -82,6 +86,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, help="directory for everything that is made")
     add("--model", default="smollm2-135m-instruct", help="built-in name, directory or .gguf file")
     add("--prompts", type=Path, help='JSON lines with "prompt" or "messages", instead of its own')
+    add(
+        "--corpus",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="conversations that the model wrote before (a corpus.jsonl, gzipped or not): they "
+        "are only read again",
+    )
+    add("--start", type=Path, help="directory of a head to go on from, instead of a new one")
     add("--conversations", type=int, default=4000, help="how many to make (default: 4000)")
     add("--answer-tokens", type=int, default=192, help="longest answer (default: 192)")
     add("--concurrency", type=int, default=64, help="answers written side by side (default: 64)")

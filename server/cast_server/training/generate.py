@@ -6,7 +6,7 @@ goes on where it was, and the corpus is the same however many are made at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from cast_server.training.openers import TASKS
 
 _TEMPERATURES: Final = (0.0, 0.0, 0.0, 0.0, 0.0, 0.7, 1.0)  # most users of small models go greedy
 _USER_TURN: Final = SamplingParams(temperature=0.8, min_p=0.05, min_tokens=2, max_tokens=2)
+_READ: Final = SamplingParams(max_tokens=1)  # and what it says then is forgotten
 _NAMES: Final = tuple(TASKS)
 _MARK: Final = "\ue000"
 
@@ -30,7 +31,8 @@ _MARK: Final = "\ue000"
 class Generator:
     """Keeps `concurrency` requests in the engine until `count` conversations are in the file.
 
-    The hidden states of `layer_ids` that the target had on the way go into a second file.
+    The hidden states of `layer_ids` that the target had on the way go into a second file. What it
+    wrote before, `written`, it only reads again for its hidden states.
     """
 
     def __init__(
@@ -40,7 +42,9 @@ class Generator:
         layer_ids: tuple[int, ...],
         answer_tokens: int = 192,
         concurrency: int = 64,
+        written: Iterable[Conversation] = (),
     ) -> None:
+        self._written = {one.id: one for one in written}
         self._core = core
         self._path = path
         self._recorder = FeatureRecorder(core.runner, layer_ids)
@@ -75,6 +79,10 @@ class Generator:
         return True
 
     def _begin(self, index: int) -> None:
+        if (known := self._written.get(index)) is not None:
+            tokens = [*known.prompt, *known.answer[:-1]]
+            self._ask(f"read-{index}", replace(known, prompt=tokens), _READ)
+            return
         if self._prompts is not None:
             prompt = self._prompts[index % len(self._prompts)]
             temperature = _TEMPERATURES[index % len(_TEMPERATURES)]
@@ -104,18 +112,22 @@ class Generator:
         for output in self._core.step():
             if output.error is not None:
                 raise output.error  # a conversation without features would misplace the later ones
-            self._active[output.request_id].answer.extend(output.new_token_ids)
+            if not output.request_id.startswith("read"):
+                self._active[output.request_id].answer.extend(output.new_token_ids)
             if output.finish_reason is not None:
                 ended.append(output.request_id)
         return ended
 
     def _keep_features(self, sequence: Sequence) -> None:
-        if sequence.id.startswith("answer"):
+        if not sequence.id.startswith("user"):
             self._features.append(self._recorder.rows(sequence.slots(0, sequence.num_computed)))
 
     def _advance(self, request_id: str) -> int:
         """After the user turn comes the answer, after the answer the file."""
         one = self._active.pop(request_id)
+        if request_id.startswith("read"):
+            append(self._path, self._written[one.id])
+            return 1
         if request_id.startswith("answer"):
             append(self._path, one)
             return 1

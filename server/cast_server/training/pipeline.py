@@ -35,7 +35,7 @@ from cast_server.training.dataset import Dataset
 from cast_server.training.generate import Generator
 from cast_server.training.pooling import fit_pool
 from cast_server.training.report import write_card, write_curves
-from cast_server.training.start import draft_vocabulary, head_config, start_head
+from cast_server.training.start import draft_vocabulary, head_config, known_head, start_head
 from cast_server.training.store_report import measure_store
 from cast_server.training.trainer import HeadTrainer, TrainingSettings
 
@@ -44,7 +44,11 @@ _BRANCH_SLOTS: Final = 4096  # tokens of one conversation and of all branches th
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that a head depends on, but for the machine. `prompts` is a user's file, or None."""
+    """All that a head depends on, but for the machine. `prompts` is a user's file, or None.
+
+    corpora: files of conversations that the model has written before. start: directory of the head
+    that training begins with; None: one made of the target's parts.
+    """
 
     model: str
     conversations: int
@@ -53,6 +57,8 @@ class Recipe:
     layer_ids: tuple[int, ...] | None
     prompts: str | None
     settings: TrainingSettings
+    corpora: tuple[str, ...] = ()
+    start: str | None = None
 
 
 class Pipeline:
@@ -79,7 +85,10 @@ class Pipeline:
             kv_cache_tokens=concurrency * 1024,
         )
         core = build_core(config, model, tokenizer)
-        generator = Generator(core, self._corpus, layer_ids, self.recipe.answer_tokens, concurrency)
+        written = [one for path in self.recipe.corpora for one in read(Path(path))]
+        generator = Generator(
+            core, self._corpus, layer_ids, self.recipe.answer_tokens, concurrency, written
+        )
         prompts = (
             read_prompts(Path(self.recipe.prompts), tokenizer) if self.recipe.prompts else None
         )
@@ -91,7 +100,7 @@ class Pipeline:
         model, _ = load_model(resolve_model(self.recipe.model), torch.float32)
         config, ids = self._config_and_vocabulary(model)
         trainer = HeadTrainer(
-            start_head(model, config, ids, self.recipe.settings.seed),
+            self._first_head(model, config, ids),
             self._dataset(model),
             model.get_input_embeddings().weight.detach().bfloat16(),
             model.get_output_embeddings().weight.detach()[ids].bfloat16(),
@@ -149,6 +158,14 @@ class Pipeline:
         (target / "history.json").write_text(json.dumps(history, separators=(",", ":")) + "\n")
         return target
 
+    def _first_head(self, model: Any, config: HeadConfig, ids: Tensor) -> EagleHead:
+        if self.recipe.start is None:
+            return start_head(model, config, ids, self.recipe.settings.seed)
+        _, tensors = known_head(Path(self.recipe.start), model)
+        head = EagleHead(config)
+        head.load_state_dict({name: t for name, t in tensors.items() if name != "draft_token_ids"})
+        return head
+
     def _texts(self) -> list[Conversation]:
         """The corpus, and texts that came without hidden states: good for n-grams all the same."""
         more = self.directory / "texts.jsonl"
@@ -162,8 +179,8 @@ class Pipeline:
             known = json.loads(path.read_text())
             fixed = {"conversations", "settings"}
             wish = json.loads(json.dumps(asdict(self.recipe)))
-            for name in known.keys() - fixed:
-                if known[name] != wish[name]:
+            for name in wish.keys() - fixed:
+                if known.get(name, wish[name]) != wish[name]:
                     raise ConfigError(
                         f"{self.directory} was begun with {name} {known[name]!r}, not "
                         f"{wish[name]!r}: choose another --out, or go on as it was begun."
@@ -173,6 +190,9 @@ class Pipeline:
     def _taps(self, model: Any) -> tuple[int, ...]:
         """The layers that the head reads and, last of all, the end of the target."""
         num_layers = model.config.get_text_config().num_hidden_layers
+        if self.recipe.start is not None:
+            config, _ = known_head(Path(self.recipe.start), model)
+            return (*config.layer_ids, num_layers)
         return (*(self.recipe.layer_ids or default_layer_ids(num_layers)), num_layers)
 
     def _brancher(self, model: Any, ids: Tensor) -> Brancher:
@@ -187,7 +207,10 @@ class Pipeline:
         return Dataset(self._corpus, (len(self._taps(model)), width), last_states(model))
 
     def _config_and_vocabulary(self, model: Any) -> tuple[HeadConfig, Tensor]:
-        """The vocabulary is chosen once, from the corpus as it was then."""
+        """The vocabulary is chosen once, from the corpus as it was then; or the first head's."""
+        if self.recipe.start is not None:
+            config, tensors = known_head(Path(self.recipe.start), model)
+            return config, tensors["draft_token_ids"]
         path = self.directory / "training" / "draft_token_ids.pt"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)

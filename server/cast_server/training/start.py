@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cast_drafters.eagle.config import HeadConfig
+from cast_drafters.eagle.checkpoint import HeadFormatError, read_head
+from cast_drafters.eagle.config import HeadConfig, TargetShape
 from cast_drafters.eagle.head import EagleHead
 from cast_drafters.eagle.served_v1 import final_norm
 from cast_server.engine.taps import decoder_layers
@@ -51,6 +53,19 @@ def head_config(model: Any, layer_ids: tuple[int, ...], draft_vocab_size: int) -
         max_position_embeddings=config.max_position_embeddings,
         layer_ids=layer_ids,
     )
+
+
+def known_head(directory: Path, model: Any) -> tuple[HeadConfig, dict[str, Tensor]]:
+    """An EAGLE-3 head to go on from, as `read_head` returns it but in float32.
+
+    Raises `HeadFormatError` for one that is not there, does not fit the model or is an EAGLE-1.
+    """
+    text = model.config.get_text_config()
+    target = TargetShape(text.hidden_size, text.vocab_size, text.num_hidden_layers)
+    config, tensors = read_head(directory, target)
+    if config.version != 3:
+        raise HeadFormatError(f"{directory} holds an EAGLE-{config.version} head: only EAGLE-3.")
+    return config, {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
 
 
 @torch.no_grad()

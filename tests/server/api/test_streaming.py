@@ -129,6 +129,17 @@ def test_usage_comes_in_a_chunk_of_its_own_if_asked_for(http, path) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_usage_so_far_is_in_every_chunk_if_asked_for(http, engine, path) -> None:
+    engine.script = engine.saying("ab", "c", "def")
+    options = USAGE["stream_options"] | {"continuous_usage_stats": True}
+    *others, last = stream(http, path, stream_options=options)[0]
+    told = [chunk["usage"]["completion_tokens"] for chunk in others]
+    assert told == sorted(told)
+    assert {*told} >= {2, 3, 6}
+    assert others[-1]["usage"] == last["usage"]
+
+
+@pytest.mark.parametrize("path", [CHAT, TEXT])
 @pytest.mark.parametrize("options", [{}, {"include_usage": False}, None])
 def test_usage_is_absent_if_not_asked_for(http, path, options) -> None:
     chunks, _ = stream(http, path, stream_options=options)
