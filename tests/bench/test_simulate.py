@@ -147,7 +147,8 @@ def prompts(count=3):
 def recorded(drafter, tmp_path, num_tokens=24) -> Trace:
     core = make_core(drafter, tmp_path, max_num_seqs=2)
     told = {"model": "tiny"}
-    return record(core, {"set": prompts()}, num_tokens, Reach((1, 4, 10)), told, (1,))
+    *_, trace = record(core, {"set": prompts()}, num_tokens, Reach((1, 4, 10)), told, 2, (1,))
+    return trace
 
 
 @pytest.mark.parametrize("drafter", ["ngram", "eagle", "draft-model"])

@@ -22,23 +22,25 @@ import torch
 from tqdm import tqdm
 
 from cast_bench.policies import read_sets
-from cast_bench.provenance import provenance
+from cast_bench.provenance import other_arguments, provenance
 from cast_bench.simulate.engine import Cell, Simulation
 from cast_bench.simulate.hardware import Hardware, Host, hardware
 from cast_bench.simulate.page import to_html
 from cast_bench.simulate.recorder import Reach
 from cast_bench.simulate.recording import record
 from cast_bench.simulate.report import OFF, markdown
-from cast_bench.simulate.trace import Trace
-from cast_bench.simulate.validation import Measured, median_error, table, validate
+from cast_bench.simulate.trace import Script, Trace
+from cast_bench.simulate.validation import Measured, Pair, median_error, table, validate
 from cast_drafters.policy import parse_policy
 from cast_server.build import build_core, prepare
 from cast_server.config import EngineConfig
+from cast_server.engine.core import EngineCore
 from cast_server.errors import ConfigError
 from cast_server.model_files import load_model, resolve_model
 
 _MODULE: Final = "cast_bench.simulate.cli"
 _OWN: Final = "prompt"  # the context that prompts have of their own
+_FREE: Final = frozenset({"resume"})  # changes nothing of what is recorded
 _POLICIES: Final = ["off", "chain:4", "eagle2", "chain-cost", "cast-paper", "cast"]
 _EXAMPLES: Final = """\
 examples:
@@ -56,8 +58,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
+    told = provenance(_MODULE, args) | {"model": args.model}
+    known = _known(args, told)
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model(resolve_model(args.model), getattr(torch, args.dtype))
+    core = _core(args, model, tokenizer)
+    reach = Reach(tuple(sorted(set(args.widths))), args.levels, args.nodes)
+    sets = read_sets(args, tokenizer)
+    batches = args.batch_size, args.warm_batches
+    for trace in record(core, sets, args.num_tokens, reach, told, *batches, known):
+        trace.save(args.out)
+        print(f"{len(trace.scripts)} answers, {trace.num_nodes} drafted nodes: {args.out}")
+    return 0
+
+
+def _known(args: argparse.Namespace, told: Mapping[str, Any]) -> list[Script]:
+    """Answers that an earlier run has recorded, if this one is to go on with them."""
+    if not args.resume or not args.out.exists():
+        return []
+    trace = Trace.load(args.out)
+    if other := other_arguments(dict(trace.recorded.provenance), dict(told), _FREE):
+        raise ConfigError(f"{args.out.name} was recorded with {other}; choose another --out.")
+    return trace.scripts
+
+
+def _core(args: argparse.Namespace, model: Any, tokenizer: Any) -> EngineCore:
     config = EngineConfig(
         model=args.model,
         dtype=args.dtype,
@@ -66,20 +91,13 @@ def _record(args: argparse.Namespace) -> int:
         profile=args.profile,
         policy="off",
         kv_cache_tokens=args.kv_cache_tokens,
-        max_num_seqs=args.batch_size,
+        max_num_seqs=max(args.batch_size, *args.warm_batches),
         max_batched_tokens=8192,
         max_draft_rows=2048,
     )
     core = build_core(config, model, tokenizer)
     prepare(core, config)
-    reach = Reach(tuple(sorted(set(args.widths))), args.levels, args.nodes)
-    told = provenance(_MODULE, args) | {"model": args.model}
-    sets = read_sets(args, tokenizer)
-    trace = record(core, sets, args.num_tokens, reach, told, args.warm_batches)
-    trace.save(args.out)
-    nodes = sum(len(one) for s in trace.scripts for some in s.tries.values() for one in some)
-    print(f"{len(trace.scripts)} answers, {nodes} drafted nodes: {args.out}")
-    return 0
+    return core
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -109,19 +127,25 @@ def _run(args: argparse.Namespace) -> int:
 def _validate(args: argparse.Namespace) -> int:
     """The exit status is 1 if the median error is above --fail-above."""
     trace, device = Trace.load(args.trace), hardware(args.profile, args.model_shape)
-    measured = Measured.load(args.measured)
-    measured.check(trace)
     host = Host.recorded(trace.recorded.host, _host_scale(args, device))
-    simulation = Simulation(trace, device, host, measured.max_draft_rows)
-    pairs = validate(simulation, measured)
-    print("\n".join([device.note, "", *table(pairs)]))
+    pairs: list[Pair] = []
+    for path in args.measured:
+        measured = Measured.load(path)
+        measured.check(trace)
+        pairs += validate(Simulation(trace, device, host, measured.max_draft_rows), measured)
+    report = "\n".join([*table(pairs), ""])
+    print(report, end="")
+    if args.markdown:
+        args.markdown.write_text(report)
     if args.json:
         document = {
             "provenance": provenance(_MODULE, args),
+            "trace": trace.recorded.facts,
             "median_error": median_error(pairs),
             "cells": [asdict(one) | {"error": one.error} for one in pairs],
         }
         args.json.write_text(json.dumps(document, indent=1) + "\n")
+    # Not `>`: NaN, where nothing was counted, must not pass.
     return int(not median_error(pairs) <= args.fail_above)
 
 
@@ -137,7 +161,7 @@ def _write(
     facts: dict[str, Any] = {
         "provenance": provenance(_MODULE, args),
         "hardware": {"name": device.name, "is_computed": device.is_computed, "note": device.note},
-        "trace": {name: getattr(trace.recorded, name) for name in trace.recorded.__slots__},
+        "trace": trace.recorded.facts,
     }
     if args.markdown:
         args.markdown.write_text(report)
@@ -195,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
         add("--host-scale", type=float, help="times the recorded host's work (default: 1, "
             "of rooflines 0)")  # fmt: skip
         add("--json", type=Path, help="write every cell to this file")
+        add("--markdown", type=Path, help="write the table to this file")
         (_add_run if name == "run" else _add_validate)(command)
     return parser
 
@@ -202,14 +227,21 @@ def _parser() -> argparse.ArgumentParser:
 def _add_record(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="the trace, .npz")
+    add("--resume", action="store_true", help="go on with what --out holds")
     add("--dataset", type=Path, nargs="+", default=[], help="files of questions (JSON lines)")
+    add("--mixed", action="store_true", help="all data sets as one, in turns")
     add("--num-prompts", type=int, default=24, help="of each data set")
     add("--num-tokens", type=int, default=48, help="of each answer")
     add("--widths", type=_numbers, default=[1, 4, 10], help="of drafts: children, nodes a level")
     add("--levels", type=int, default=8, help="passes of the drafter, at most")
     add("--nodes", type=int, default=64, help="of each draft")
     add("--batch-size", type=int, default=8, help="answers at a time")
-    add("--warm-batches", type=_numbers, default=[1, 4], help="where the host's work is measured")
+    add(
+        "--warm-batches",
+        type=_numbers,
+        default=[1, 4, 16],
+        help="where the host's work is measured",
+    )
     add("--threads", type=int, default=torch.get_num_threads())
     add("--model", default="smollm2-135m-instruct")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
@@ -217,7 +249,6 @@ def _add_record(parser: argparse.ArgumentParser) -> None:
     add("--head", help="directory of the draft head (default: the shipped one)")
     add("--profile", default="auto", help="what steps cost while recording: auto, guess or a file")
     add("--kv-cache-tokens", type=int, default=32768)
-    parser.set_defaults(mixed=False)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -228,13 +259,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add("--num-tokens", type=int, help="of each answer (default: all that were recorded)")
     add("--warmup", type=int, help="tokens of answers that do not count (default: as many)")
     add("--max-draft-rows", type=int, default=2048)
-    add("--markdown", type=Path, help="write the table to this file")
     add("--html", type=Path, help="write a page with a drawing to this file")
 
 
 def _add_validate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--measured", type=Path, required=True, help="what cast-bench policies --json wrote")
+    add("--measured", type=Path, nargs="+", required=True, help="files of cast-bench policies "
+        "--json")  # fmt: skip
     add("--fail-above", type=float, default=0.1, help="exit status 1 if the median error is larger")
 
 

@@ -26,43 +26,58 @@ def record(
     num_tokens: int,
     reach: Reach,
     told: Mapping[str, Any],
-    warm_batches: Sequence[int] = (1, 4),
-) -> Trace:
+    batch: int,
+    warm_batches: Sequence[int],
+    known: Sequence[Script] = (),
+) -> Iterator[Trace]:
     """Prompts of all sets through one engine. First with drafts that are verified, so that how far
     they can be trusted, and what the host's work takes, is learnt at those numbers of sequences;
-    then once more without.
+    then once more without, `batch` at a time: yields the trace so far after each batch.
 
-    `told` is the provenance; its `model` names the target. Takes over the engine's drafter.
+    The first prompts are left out for which there are `known` scripts. `told` is the provenance;
+    its `model` names the target. Takes over the engine's drafter.
     """
-    batch = core.scheduler.limits.max_num_seqs
     if batch * max(reach.widths) * reach.levels > _SCRATCH:
         raise ConfigError(
             f"{batch} sequences by {max(reach.widths)} nodes a level by {reach.levels} levels are "
             f"more than the {_SCRATCH} rows that a head has: record fewer at a time (--batch-size)."
         )
     prompts = [(name, ids) for name, some in sets.items() for ids in some]
+    if len(known) >= len(prompts):
+        return
     host = _learn(core, [ids for _, ids in prompts], num_tokens, warm_batches)
     recorder = Recorder(core.drafter, reach)
     core.drafter = recorder
-    answers = _answer(core, [ids for _, ids in prompts], num_tokens, _ASKING, batch)
-    scripts = [
-        Script(name, len(ids), answer, _judged(recorder.tries[f"{number}"], answer))
-        for number, ((name, ids), answer) in enumerate(zip(prompts, answers, strict=True))
-    ]
-    core.drafter = recorder.inner
-    return Trace(
-        Recorded(
-            str(told["model"]),
-            recorder.name,
-            reach.widths,
-            reach.levels,
-            reach.nodes,
-            recorder.has_passes,
-            recorder.is_batched,
-            host,
-            told,
-        ),
-        scripts,
+    scripts = [*known]
+    try:
+        while missing := prompts[len(scripts) :][:batch]:
+            answers = _answer(core, [ids for _, ids in missing], num_tokens, _ASKING, batch)
+            scripts += _scripts(missing, answers, recorder)
+            yield Trace(_recorded(recorder, reach, host, told), scripts)
+    finally:
+        core.drafter = recorder.inner
+
+
+def _scripts(
+    prompts: Sequence[tuple[str, list[int]]], answers: Sequence[list[int]], recorder: Recorder
+) -> Iterator[Script]:
+    for number, ((name, ids), answer) in enumerate(zip(prompts, answers, strict=True)):
+        yield Script(name, len(ids), answer, _judged(recorder.tries[f"{number}"], answer))
+
+
+def _recorded(
+    recorder: Recorder, reach: Reach, host: Mapping[str, list[float]], told: Mapping[str, Any]
+) -> Recorded:
+    return Recorded(
+        str(told["model"]),
+        recorder.name,
+        reach.widths,
+        reach.levels,
+        reach.nodes,
+        recorder.has_passes,
+        recorder.is_batched,
+        host,
+        told,
     )
 
 

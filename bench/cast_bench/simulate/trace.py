@@ -77,6 +77,10 @@ class Recorded:
     host: Mapping[str, list[float]]
     provenance: Mapping[str, Any]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in Recorded.__slots__}
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
@@ -86,6 +90,10 @@ class Trace:
     @property
     def datasets(self) -> list[str]:
         return list(dict.fromkeys(one.dataset for one in self.scripts))
+
+    @property
+    def num_nodes(self) -> int:
+        return sum(len(nodes) for s in self.scripts for some in s.tries.values() for nodes in some)
 
     def of(self, dataset: str) -> list[int]:
         """Numbers of a data set's scripts."""
@@ -97,9 +105,8 @@ class Trace:
         return min(wide) if wide else max(self.recorded.widths)
 
     def save(self, path: Path) -> None:
-        header = {"format": _FORMAT, "version": _VERSION} | {
-            name: getattr(self.recorded, name) for name in Recorded.__slots__
-        }
+        """Writes the file whole or not at all; makes its directory."""
+        header = {"format": _FORMAT, "version": _VERSION} | self.recorded.facts
         scripts = self.scripts
         arrays: dict[str, Any] = {
             "header": np.array(json.dumps(header)),
@@ -113,8 +120,10 @@ class Trace:
             arrays[f"nodes_{width}"] = np.concatenate([NO_NODES, *tries])
             arrays[f"counts_{width}"] = np.array([len(nodes) for nodes in tries], np.int32)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        scratch = path.with_suffix(".new")
+        with scratch.open("wb") as file:
             np.savez_compressed(file, **arrays)
+        scratch.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Trace:
