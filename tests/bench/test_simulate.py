@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import time
@@ -26,7 +27,7 @@ from cast_bench.simulate.recorder import Reach
 from cast_bench.simulate.recording import record
 from cast_bench.simulate.replay import Load, TraceDrafter
 from cast_bench.simulate.trace import NODE, Recorded, Script, Trace
-from cast_bench.simulate.validation import Measured
+from cast_bench.simulate.validation import Measured, Pair, median_error, validate
 from cast_drafters.base import DraftContext, DraftLimits, LevelGate
 from cast_drafters.calibration import Calibration
 from cast_drafters.eagle.checkpoint import write_head
@@ -324,6 +325,15 @@ def test_a_floor_by_hand() -> None:
     assert Roofline(shape, DATA_SHEETS[-1]).verify_seconds(1, 1) < seconds
 
 
+def test_bytes_held_by_hand() -> None:
+    """Llama 3.1 8B has 8.03e9 weights of two bytes, and 128 KiB of keys and values a token."""
+    device = hardware("roofline:H100", "8B")
+    weights = device.bytes_held(0)
+    assert weights == pytest.approx(2 * 8.03e9, rel=0.001)
+    assert device.bytes_held(1000) - weights == 1000 * 128 * 1024
+    assert Hardware("a line", Line(), is_computed=False).bytes_held(0) is None
+
+
 def test_hardware_that_nobody_knows(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"roofline:Z80: choose a file or roofline:A100"):
         hardware("roofline:Z80", "8B")
@@ -338,6 +348,49 @@ def test_the_host_between_what_was_recorded() -> None:
     assert host.drafting_seconds(2) == pytest.approx(1.0)
     assert host.drafting_seconds(0) == 0.0
     assert host.rest_seconds(3) == pytest.approx(3.0)
+
+
+# Simulated beside measured
+
+
+def test_errors_are_of_the_measured_speed() -> None:
+    speeds = ((100.0, 110.0), (100.0, 95.0), (50.0, 100.0), (0.0, 7.0))
+    pairs = [Pair("set", 1, "off", *one) for one in speeds]
+    assert [one.error for one in pairs[:3]] == pytest.approx([0.1, -0.05, 1.0])
+    assert median_error(pairs) == pytest.approx(0.1)  # what was not measured does not count
+    assert np.isnan(median_error(pairs[3:]))
+
+
+def error_against(trace, cost, policies=("off", "chain:4", "cast")) -> float:
+    """What validation says of a trace and a cost where `Line(slope=1e-3, draft=2e-3)` is true."""
+    truth = Line(slope=1e-3, draft=2e-3)
+    speeds = {
+        ("made-up", size, one): simulated(made_up(), truth, one, size, warmup=8).speed
+        for size in (1, 4)
+        for one in policies
+    }
+    host = Host.recorded(trace.recorded.host, 1.0)
+    simulation = Simulation(trace, Hardware("a line", cost, is_computed=False), host, 2048)
+    return median_error(validate(simulation, Measured(speeds, "tiny", NUM_TOKENS, 8, 2048)))
+
+
+def test_the_right_cost_and_acceptance_agree() -> None:
+    assert error_against(made_up(), Line(slope=1e-3, draft=2e-3)) < 1e-9
+
+
+@pytest.mark.parametrize("wrong", [Line(1.2e-2, 1.2e-3, 2.4e-3), Line(8e-3, 8e-4, 1.6e-3)])
+def test_a_wrong_cost_does_not_agree(wrong) -> None:
+    assert error_against(made_up(), wrong) > 0.1
+
+
+def test_wrong_acceptance_does_not_agree() -> None:
+    trace = made_up()
+    for script in trace.scripts:
+        for nodes in script.tries[WIDTH]:
+            nodes["token"] += ELSE
+    right = Line(slope=1e-3, draft=2e-3)
+    assert error_against(trace, right, ("chain:4", "tree:8")) > 0.1
+    assert error_against(trace, right, ("off",)) < 1e-9
 
 
 # The command
@@ -359,7 +412,8 @@ def test_a_run_from_end_to_end(trace_file, tmp_path, capsys) -> None:
         assert "COMPUTED, NOT MEASURED" in text
     assert "# llama-3.1-70b on H100 SXM, roofline" in shown
     assert "## With 131,072 tokens of context" in shown
-    assert "| batch | off, tokens/s | chain:4 | cast |" in shown
+    assert "| batch | GB held | off, tokens/s | chain:4 | cast |" in shown
+    assert "| 8 | 485 |" in shown
     assert len(document["cells"]) == 2 * 2 * 3
     assert all(one["speed"] > 0 for one in document["cells"])
     assert page.read_text().count("<svg") == 2
@@ -400,6 +454,14 @@ def test_recorded_measured_and_held_against_each_other(tiny, tmp_path, capsys) -
     common += ["--num-prompts=2", "--num-tokens=12", "--threads=1"]
     record_flags = ["--batch-size=2", "--warm-batches=1,2", f"--out={trace}"]
     assert cli.main(["record", *common, *record_flags]) == 0
+    both = Trace.load(trace)
+    trace_of_one = dataclasses.replace(both, scripts=both.scripts[:1])
+    trace_of_one.save(trace)  # as if it had been killed
+    assert cli.main(["record", *common, *record_flags, "--resume"]) == 0
+    again = [one.token_ids for one in Trace.load(trace).scripts]
+    assert again == [one.token_ids for one in both.scripts]
+    with pytest.raises(ConfigError, match="was recorded with num_tokens 12, not 13"):
+        cli.main(["record", *common, *record_flags, "--resume", "--num-tokens=13"])
     flags = ["--rounds=1", "--batch-size=1,2", "--policy=off,tree:4", "--kv-cache-tokens=4096"]
     assert policies.main([*common, *flags, f"--json={measured}"]) == 0
     profile = ROOT / "docs/benchmarks/profile-cpu.json"

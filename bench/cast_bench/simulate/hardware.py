@@ -80,6 +80,11 @@ class Hardware:
     def note(self) -> str:
         return _COMPUTED if self.is_computed else _MEASURED
 
+    def bytes_held(self, keys: int) -> float | None:
+        """Weights and so many tokens of KV cache; None for measured hardware. Whether a device has
+        as much memory is for the reader to ask."""
+        return self.cost.bytes_held(keys) if isinstance(self.cost, Roofline) else None
+
 
 @dataclass(frozen=True)
 class Roofline(CostModel):
@@ -99,6 +104,13 @@ class Roofline(CostModel):
 
     def draft_seconds(self, rows: int, keys: int, sequences: int = 1) -> float:
         return self._head_products(rows) + self._attention(rows, keys, sequences)
+
+    def bytes_held(self, keys: int) -> float:
+        shape = self.shape
+        size = shape.query_heads * shape.head_dim
+        layer = shape.hidden * (2 * size + 2 * shape.key_heads * shape.head_dim + 3 * shape.inner)
+        weights = shape.layers * layer + 2 * shape.vocabulary * shape.hidden
+        return _WIDTH * (weights + 2 * keys * shape.layers * shape.key_heads * shape.head_dim)
 
     @cached_property
     def _products(self) -> _Products:

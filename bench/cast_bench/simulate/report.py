@@ -43,7 +43,7 @@ def named(context: int | None) -> str:
 def markdown(trace: Trace, hardware: Hardware, host_scale: float, cells: Sequence[Cell]) -> str:
     lines = [f"# {hardware.name}", "", f"**{hardware.note}**", *notes(trace, host_scale)]
     for context in contexts(cells):
-        lines += ["", f"## With {named(context)}", "", *_table(cells, context)]
+        lines += ["", f"## With {named(context)}", "", *_table(cells, context, hardware)]
     return "\n".join(lines) + "\n"
 
 
@@ -53,7 +53,8 @@ def notes(trace: Trace, host_scale: float) -> Iterator[str]:
     yield ""
     yield f"Acceptance is that of {answers}, drafts by {recorded.drafter}; greedy. Other targets"
     yield "and heads accept otherwise. Reading prompts takes no time here. Speeds of `off` are"
-    yield "tokens a second, of all requests together; of the others, ratios to it."
+    yield "tokens a second, of all requests together; of the others, ratios to it. GB held are"
+    yield "weights and KV cache; whether a device has as much memory is not asked here."
     yield ""
     if host_scale:
         yield f"The host's work counts {host_scale:g} times what it took where the trace was taken."
@@ -61,11 +62,17 @@ def notes(trace: Trace, host_scale: float) -> Iterator[str]:
         yield "The host's work is left out (`--host-scale` counts it)."
 
 
-def _table(cells: Sequence[Cell], context: int | None) -> Iterator[str]:
+def _table(cells: Sequence[Cell], context: int | None, hardware: Hardware) -> Iterator[str]:
     others = [one for one in policies(cells) if one != OFF]
-    yield "| batch | off, tokens/s | " + " | ".join(others) + " |"
-    yield "|---" * (2 + len(others)) + "|"
+    yield "| batch | GB held | off, tokens/s | " + " | ".join(others) + " |"
+    yield "|---" * (3 + len(others)) + "|"
     for size in batch_sizes(cells):
         plain = speed(cells, OFF, size, context)
         ratios = [f"{speed(cells, one, size, context) / plain:.2f}" for one in others]
-        yield f"| {size} | {plain:.1f} | " + " | ".join(ratios) + " |"
+        held = _held(hardware, size, context)
+        yield f"| {size} | {held} | {plain:.1f} | " + " | ".join(ratios) + " |"
+
+
+def _held(hardware: Hardware, batch_size: int, context: int | None) -> str:
+    held = hardware.bytes_held(batch_size * context) if context is not None else None
+    return "" if held is None else f"{held / 1e9:,.0f}"
