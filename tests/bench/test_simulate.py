@@ -24,7 +24,7 @@ from cast_bench.simulate import cli
 from cast_bench.simulate.engine import Cell, Simulation
 from cast_bench.simulate.hardware import Clock, Hardware, Host, Roofline, hardware
 from cast_bench.simulate.recorder import Reach
-from cast_bench.simulate.recording import record
+from cast_bench.simulate.recording import WatchedCost, record
 from cast_bench.simulate.replay import Load, TraceDrafter
 from cast_bench.simulate.trace import NODE, Recorded, Script, Trace
 from cast_bench.simulate.validation import Measured, Pair, median_error, validate
@@ -211,6 +211,18 @@ def test_another_file_is_refused_in_a_sentence(tmp_path) -> None:
         Trace.load(tmp_path / "wrong.npz")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         Trace.load(tmp_path / "missing.npz")
+
+
+def test_the_host_takes_its_mean_in_steps_of_the_whole_batch() -> None:
+    cost = WatchedCost(Line(), 4)
+    before = cost.host_seconds(4), cost.rest_seconds(4)
+    assert (cost.mean_drafting(), cost.mean_rest()) == before  # nothing seen yet
+    for sequences, seconds in ((4, 1e-3), (4, 9e-3), (2, 7.0)):
+        cost.saw_host(sequences, seconds)
+        cost.saw_rest(sequences, 2 * seconds)
+    assert cost.mean_drafting() == pytest.approx(5e-3)
+    assert cost.mean_rest() == pytest.approx(1e-2)
+    assert cost.host_seconds(4) != before[0]  # and it still learns
 
 
 # Replaying

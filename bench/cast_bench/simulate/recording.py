@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Final
 
 from tqdm import tqdm
 
 from cast_bench.simulate.recorder import Reach, Recorder
 from cast_bench.simulate.trace import NO_NODES, Nodes, Recorded, Script, Trace
+from cast_profiler.cost import CostModel
+from cast_profiler.drift import CorrectedCost
 from cast_server.engine.core import EngineCore
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.errors import ConfigError
@@ -86,11 +89,42 @@ def _learn(
 ) -> dict[str, list[float]]:
     host: dict[str, list[float]] = {"sequences": [], "drafting": [], "rest": []}
     for batch in sorted(set(batches)):
+        core.planner.cost = watched = WatchedCost(core.planner.cost.base, batch)
         _answer(core, prompts, num_tokens, _LEARNING, batch)
         host["sequences"].append(batch)
-        host["drafting"].append(core.planner.cost.host_seconds(batch))
-        host["rest"].append(core.planner.cost.rest_seconds(batch))
+        host["drafting"].append(watched.mean_drafting())
+        host["rest"].append(watched.mean_rest())
     return host
+
+
+class WatchedCost(CorrectedCost):
+    """Also keeps what the host's work took in steps of `batch` sequences. What is learnt of it is
+    no mean: it makes little of long ones, but they take their time too."""
+
+    def __init__(self, base: CostModel, batch: int) -> None:
+        super().__init__(base)
+        self._batch = batch
+        self._seen_drafting: list[float] = []
+        self._seen_rest: list[float] = []
+
+    def saw_host(self, sequences: int, seconds: float) -> None:
+        super().saw_host(sequences, seconds)
+        if sequences == self._batch:
+            self._seen_drafting.append(seconds)
+
+    def saw_rest(self, sequences: int, seconds: float) -> None:
+        super().saw_rest(sequences, seconds)
+        if sequences == self._batch:
+            self._seen_rest.append(seconds)
+
+    def mean_drafting(self) -> float:
+        """Seconds; what is believed, if there was no such step."""
+        seen = self._seen_drafting
+        return fmean(seen) if seen else self.host_seconds(self._batch)
+
+    def mean_rest(self) -> float:
+        seen = self._seen_rest
+        return fmean(seen) if seen else self.rest_seconds(self._batch)
 
 
 def _answer(

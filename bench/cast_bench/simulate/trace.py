@@ -64,7 +64,7 @@ class Recorded:
 
     `has_passes`: the drafter runs a model. `is_batched`: its passes take all sequences together.
     `host`: seconds of the host's work by number of sequences, for drafting and for the rest of a
-    step, as the recording engine had learnt them.
+    step, means of the recording engine's steps.
     """
 
     model: str
