@@ -27,7 +27,7 @@ from cast_bench.simulate.recorder import Reach
 from cast_bench.simulate.recording import WatchedCost, record
 from cast_bench.simulate.replay import Load, TraceDrafter
 from cast_bench.simulate.trace import NODE, Recorded, Script, Trace
-from cast_bench.simulate.validation import Measured, Pair, median_error, validate
+from cast_bench.simulate.validation import Measured, Pair, biases, median_error, validate
 from cast_drafters.base import DraftContext, DraftLimits, LevelGate
 from cast_drafters.calibration import Calibration
 from cast_drafters.eagle.checkpoint import write_head
@@ -371,6 +371,7 @@ def test_errors_are_of_the_measured_speed() -> None:
     assert [one.error for one in pairs[:3]] == pytest.approx([0.1, -0.05, 1.0])
     assert median_error(pairs) == pytest.approx(0.1)  # what was not measured does not count
     assert np.isnan(median_error(pairs[3:]))
+    assert biases(pairs) == {"off": pytest.approx(0.1)}
 
 
 def error_against(trace, cost, policies=("off", "chain:4", "cast")) -> float:

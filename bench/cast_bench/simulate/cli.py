@@ -133,7 +133,7 @@ def _validate(args: argparse.Namespace) -> int:
         measured = Measured.load(path)
         measured.check(trace)
         pairs += validate(Simulation(trace, device, host, measured.max_draft_rows), measured)
-    report = "\n".join([*table(pairs), ""])
+    report = "\n".join([device.note, "", *table(pairs), ""])
     print(report, end="")
     if args.markdown:
         args.markdown.write_text(report)

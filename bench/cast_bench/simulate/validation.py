@@ -96,6 +96,15 @@ def median_error(pairs: Sequence[Pair]) -> float:
     return float(np.median(errors)) if errors else math.nan
 
 
+def biases(pairs: Sequence[Pair]) -> dict[str, float]:
+    """By policy, the median of the signed errors."""
+    policies = dict.fromkeys(one.policy for one in pairs if one.measured)
+    return {
+        name: float(np.median([one.error for one in pairs if one.policy == name and one.measured]))
+        for name in policies
+    }
+
+
 def table(pairs: Sequence[Pair]) -> Iterator[str]:
     yield "| data set | batch | policy | measured, tokens/s | simulated, tokens/s | error |"
     yield "|---|---|---|---|---|---|"
@@ -103,4 +112,5 @@ def table(pairs: Sequence[Pair]) -> Iterator[str]:
         speeds = f"{one.measured:.1f} | {one.simulated:.1f} | {100 * one.error:+.1f} %"
         yield f"| {one.dataset} | {one.batch_size} | {one.policy} | {speeds} |"
     yield ""
-    yield f"Median error over {len(pairs)} cells: {100 * median_error(pairs):.1f} %."
+    yield f"Median error over {len(pairs)} cells: {100 * median_error(pairs):.1f} %. By policy, signed:"
+    yield ", ".join(f"{name} {100 * bias:+.1f} %" for name, bias in biases(pairs).items()) + "."
