@@ -484,6 +484,7 @@ def test_recorded_measured_and_held_against_each_other(tiny, tmp_path, capsys) -
     assert {(one["batch_size"], one["policy"]) for one in document["cells"]} == {
         (size, policy) for size in (1, 2) for policy in ("off", "tree:4")
     }
+    assert document["provenance"]["arguments"]["profile"] == "profile-cpu.json"  # not this machine
     assert "Median error over 4 cells" in capsys.readouterr().out
     assert cli.main([*validate, "--fail-above=-1"]) == 1
     with pytest.raises(ConfigError, match="The trace is of tiny, but"):

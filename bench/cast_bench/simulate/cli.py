@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _record(args: argparse.Namespace) -> int:
-    told = provenance(_MODULE, args) | {"model": args.model}
+    told = provenance(_MODULE, args)
+    told["model"] = told["arguments"]["model"]  # by the last part of its path, as it is measured
     known = _known(args, told)
     torch.set_num_threads(args.threads)
     model, tokenizer = load_model(resolve_model(args.model), getattr(torch, args.dtype))

@@ -112,5 +112,6 @@ def table(pairs: Sequence[Pair]) -> Iterator[str]:
         speeds = f"{one.measured:.1f} | {one.simulated:.1f} | {100 * one.error:+.1f} %"
         yield f"| {one.dataset} | {one.batch_size} | {one.policy} | {speeds} |"
     yield ""
-    yield f"Median error over {len(pairs)} cells: {100 * median_error(pairs):.1f} %. By policy, signed:"
+    error = f"{100 * median_error(pairs):.1f} %"
+    yield f"Median error over {len(pairs)} cells: {error}. By policy, signed:"
     yield ", ".join(f"{name} {100 * bias:+.1f} %" for name, bias in biases(pairs).items()) + "."
