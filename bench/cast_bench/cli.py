@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
         "serve": "cast_bench.serve.cli:main",
+        "simulate": "cast_bench.simulate.cli:main",
     }
 )
 

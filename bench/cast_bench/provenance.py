@@ -45,8 +45,8 @@ def other_arguments(before: dict[str, Any], now: dict[str, Any], free: Set[str])
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return value.name
+    if isinstance(value, Path) or (isinstance(value, str) and Path(value).is_absolute()):
+        return Path(value).name
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
 
 

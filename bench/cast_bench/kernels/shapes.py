@@ -34,6 +34,7 @@ MODELS: Final[Mapping[str, ModelShape]] = MappingProxyType(
     {
         "smollm2-135m": ModelShape(30, 576, 9, 3, 64, 1536, 49152, 8192),
         "llama-3.1-8b": ModelShape(32, 4096, 32, 8, 128, 14336, 128256, 32000),
+        "llama-3.1-70b": ModelShape(80, 8192, 64, 8, 128, 28672, 128256, 32000),
     }
 )
 

@@ -8,6 +8,7 @@ is worth in tokens.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Final
@@ -59,6 +60,7 @@ class _Levels(LevelGate):
     parties: list[_Party]
     party_of: dict[str, int]
     cost: CorrectedCost
+    clock: Callable[[], float]
     predicted: float = 0.0
     seconds: float = 0.0
     count: int = 0
@@ -77,11 +79,11 @@ class _Levels(LevelGate):
         if rows:
             self.count += 1
             self.predicted += self.parties[0].costs.draft(rows)
-        self._rows, self._begin = rows, time.perf_counter()
+        self._rows, self._begin = rows, self.clock()
         return widths
 
     def ran(self, level: int, frontiers: Seq[Frontier], children: Seq[Seq[Seq[float]]]) -> None:
-        seconds, costs = time.perf_counter() - self._begin, self.parties[0].costs
+        seconds, costs = self.clock() - self._begin, self.parties[0].costs
         self.seconds += seconds
         self.cost.saw_level(self._rows, costs.num_keys, costs.num_sequences, seconds)
         for number, party in enumerate(self.parties):
@@ -92,11 +94,15 @@ class _Levels(LevelGate):
 
 @dataclass(slots=True)
 class Planner:
-    """Owns the builders, the corrected costs and the price. `meter` keeps the books."""
+    """Owns the builders, the corrected costs and the price. `meter` keeps the books.
+
+    `clock` tells the seconds that drafting takes; a simulation has one of its own.
+    """
 
     cost: CorrectedCost
     drafter: Drafter
     meter: Meter = field(default_factory=Meter)
+    clock: Callable[[], float] = time.perf_counter
     _builders: dict[str, Builder] = field(default_factory=dict)
     _speed_ups: dict[int, float] = field(default_factory=dict)  # by numbers of sequences: doublings
 
@@ -111,7 +117,7 @@ class Planner:
         parties = plan.parties = self._parties(scheduled, num_spare)
         if not parties:
             return plan
-        begin = time.perf_counter()
+        begin = self.clock()
         contexts: list[DraftContext] = []
         party_of: dict[str, int] = {}
         for number, party in enumerate(parties):
@@ -120,7 +126,7 @@ class Planner:
                 if limit.max_nodes > 0:
                     contexts.append(_context(scheduled[place], limit))
                     party_of[contexts[-1].request_id] = number
-        plan.levels = _Levels(parties, party_of, self.cost)
+        plan.levels = _Levels(parties, party_of, self.cost, self.clock)
         plan.num_asked = len(contexts)
         proposed = self.drafter.propose(contexts, plan.levels) if contexts else []
         trees = {one.request_id: tree for one, tree in zip(contexts, proposed, strict=True)}
@@ -129,7 +135,7 @@ class Planner:
             chosen = party.builder.choose(candidates, party.seats, party.costs)
             for place, tree in zip(party.places, chosen, strict=True):
                 plan.trees[place] = tree
-        plan.draft_seconds = time.perf_counter() - begin
+        plan.draft_seconds = self.clock() - begin
         return plan
 
     def predict(self, plan: StepPlan) -> None:
