@@ -59,7 +59,10 @@ def philox_4x64(
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(_ROUNDS):
-        (high0, low0), (high1, low1) = _multiply(c0, _MULTIPLIERS[0]), _multiply(c2, _MULTIPLIERS[1])
+        (high0, low0), (high1, low1) = (
+            _multiply(c0, _MULTIPLIERS[0]),
+            _multiply(c2, _MULTIPLIERS[1]),
+        )
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
         k0, k1 = k0 + _signed(_WEYL[0]), k1 + _signed(_WEYL[1])
     return c0, c1, c2, c3

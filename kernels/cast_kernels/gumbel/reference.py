@@ -86,7 +86,7 @@ def _choose(scores_V: NDArray[np.floating], seed: int, position: int) -> int:
 
 
 def _best(scores_A: NDArray[np.floating], word_A: NDArray[np.uint32]) -> int:
-    """Two float64 logarithms are taken where they can matter only.
+    """Both float64 logarithms are taken only where they can matter.
 
     As -log(u) >= 1 - u, noise is at most -log(1 - u): one float32 logarithm. The token of the
     highest bound ends up somewhere; those with bounds below that, by more than what rounding can
