@@ -1,4 +1,4 @@
-"""The random words behind the noise: Philox4x64-10 (Salmon et al. 2011), by numpy and by torch.
+"""The random words behind the noise, by numpy: Philox4x64-10 (Salmon et al. 2011).
 
 Key (seed, 0), counter (block, position, 0, 0). A block is four 64-bit outputs, which are the 32-bit
 words of eight tokens, low halves first. Blocks count from 1, as numpy's generator moves its counter
@@ -8,80 +8,63 @@ before it makes one: what it makes from counter (0, position, 0, 0) on are the w
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-TOKENS: Final = 8  # of a block
+_TOKENS: Final = 8  # of a block
 
-_MULTIPLIERS: Final = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL: Final = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+# Each round multiplies counter words 0 and 2 and adds to the key; both pairs go side by side.
+_MULTIPLIERS_21: Final = np.array([[0xD2E7470EE14C6C93], [0xCA5A826395121157]], np.uint64)
+_WEYL_21: Final = np.array([[0x9E3779B97F4A7C15], [0xBB67AE8584CAA73B]], np.uint64)
 _ROUNDS: Final = 10
-_LOW: Final = 0xFFFFFFFF
+_LOW: Final = np.uint64(0xFFFFFFFF)
+_HALF: Final = np.uint64(32)
 
 
 def row_words(seed: int, position: int, count: int) -> NDArray[np.uint32]:
-    """Of tokens 0 to count - 1 of one row, by numpy: a few nanoseconds each, but only in order."""
-    key, counter = np.array([[seed, 0, 0, 0], [0, position, 0, 0]], np.int64).view(np.uint64)
-    raw = np.random.Philox(key=key[:2], counter=counter).random_raw(-(-count // 2))
-    # Little-endian whatever the machine is, so that low halves come first.
-    return cast(NDArray[np.uint64], raw).astype("<u8", copy=False).view("<u4")[:count]
+    """Of tokens 0 to count - 1 of one row: a few nanoseconds each, as numpy makes them in order."""
+    state_24 = np.array([[seed, 0, 0, 0], [0, position, 0, 0]], np.int64).view(np.uint64)
+    philox = np.random.Philox(key=state_24[0, :2], counter=state_24[1])
+    return _halves(philox.random_raw(-(-count // 2)))[:count]
 
 
 def scattered_words(
     seed_I: NDArray[np.int64], position_I: NDArray[np.int64], token_I: NDArray[np.int64]
 ) -> NDArray[np.uint32]:
-    """Of any I tokens of any rows, by numpy: each row is made once, up to its last token."""
-    word_I = np.empty(token_I.shape, np.uint32)
-    order_I = np.lexsort((position_I, seed_I))
-    is_new_I = (np.diff(seed_I[order_I]) != 0) | (np.diff(position_I[order_I]) != 0)
-    for row in np.split(order_I, np.flatnonzero(is_new_I) + 1) if len(order_I) else ():
-        first, tokens = row[0], token_I[row]
-        words = row_words(int(seed_I[first]), int(position_I[first]), int(tokens.max()) + 1)
-        word_I[row] = words[tokens]
+    """Of any I tokens of any rows: as many operations, whatever I is, as 50,000 in order take."""
+    counter_4I = np.zeros((4, len(token_I)), np.int64)
+    key_2I = np.zeros((2, len(token_I)), np.int64)
+    counter_4I[0], counter_4I[1], key_2I[0] = token_I // _TOKENS + 1, position_I, seed_I
+    output_I4 = philox_4x64(counter_4I.view(np.uint64), key_2I.view(np.uint64)).T
+    words_I8 = _halves(np.ascontiguousarray(output_I4))
+    word_I: NDArray[np.uint32] = words_I8[np.arange(len(token_I)), token_I % _TOKENS]
     return word_I
 
 
-def block_words(seed: Tensor, position: Tensor, block: Tensor) -> Tensor:
-    """[..., 8], of the eight tokens from 8 * block on, by torch on any device; int64 throughout."""
-    zero = torch.zeros_like(block)
-    outputs = philox_4x64((block + 1, position, zero, zero), (seed, torch.zeros_like(seed)))
-    return torch.stack([half for one in outputs for half in (one & _LOW, _high(one))], -1)
-
-
-def philox_4x64(
-    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four 64-bit words for each counter; all tensors are int64 with the bits of unsigned ones."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+def philox_4x64(counter_4I: NDArray[np.uint64], key_2I: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Four words for each counter, [4, I]."""
+    even_2I, odd_2I = counter_4I[::2], counter_4I[1::2]
     for _ in range(_ROUNDS):
-        (high0, low0), (high1, low1) = (
-            _multiply(c0, _MULTIPLIERS[0]),
-            _multiply(c2, _MULTIPLIERS[1]),
-        )
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = k0 + _signed(_WEYL[0]), k1 + _signed(_WEYL[1])
-    return c0, c1, c2, c3
+        high_2I, low_2I = _multiply(even_2I, _MULTIPLIERS_21)
+        even_2I, odd_2I = high_2I[::-1] ^ odd_2I ^ key_2I, low_2I[::-1]
+        key_2I = key_2I + _WEYL_21
+    return np.stack([even_2I, odd_2I], 1).reshape(counter_4I.shape)
 
 
-def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 64 bits of the product of two unsigned numbers.
-
-    Sums and products of int64 wrap, but their 64 bits are right; none here has more than 64.
-    """
-    a0, a1, b0, b1 = a & _LOW, _high(a), b & _LOW, b >> 32
-    middle = a1 * b0 + _high(a0 * b0)
-    cross = a0 * b1 + (middle & _LOW)
-    return a1 * b1 + _high(middle) + _high(cross), a * _signed(b)
-
-
-def _high(a: Tensor) -> Tensor:
-    return (a >> 32) & _LOW  # the mask undoes the sign of the shift
+def _multiply(
+    a_2I: NDArray[np.uint64], b_21: NDArray[np.uint64]
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """High and low 64 bits of the product, by halves; no sum here has more than 64 bits."""
+    a0_2I, a1_2I, b0_21, b1_21 = a_2I & _LOW, a_2I >> _HALF, b_21 & _LOW, b_21 >> _HALF
+    middle_2I = a1_2I * b0_21 + (a0_2I * b0_21 >> _HALF)
+    cross_2I = a0_2I * b1_21 + (middle_2I & _LOW)
+    high_2I = a1_2I * b1_21 + (middle_2I >> _HALF) + (cross_2I >> _HALF)
+    return high_2I, a_2I * b_21
 
 
-def _signed(number: int) -> int:
-    return number - (number >> 63 << 64)
+def _halves(output: NDArray[np.uint64]) -> NDArray[np.uint32]:
+    """Twice as many along the last dimension, low halves first on any machine."""
+    words: NDArray[np.uint32] = output.astype("<u8", copy=False).view("<u4")
+    return words

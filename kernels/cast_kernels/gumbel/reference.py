@@ -1,4 +1,4 @@
-"""Gumbel noise and the choice with it: on a CPU by numpy, on any other device in torch integers."""
+"""Gumbel noise and the choice with it, by numpy; of a device, its tensors are fetched first."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cast_kernels.gumbel.philox import TOKENS, block_words, row_words, scattered_words
+from cast_kernels.gumbel.philox import row_words, scattered_words
 
-_ROWS_AT_ONCE: Final = 16  # on a device, where noise for all of a vocabulary is large
 _FEW: Final = 4  # one able token in so many pays for picking them out
 
 
@@ -21,12 +19,10 @@ def gumbel_noise(seed: Tensor, position: Tensor, token_id: Tensor) -> Tensor:
 
     -log(-log(u)) with u = (w + 1/2) / 2^32, w the token's word (philox.py).
     """
-    seed, position, token_id = torch.broadcast_tensors(seed, position, token_id)
-    if token_id.device.type == "cpu":
-        flat = [one.numpy().reshape(-1) for one in (seed, position, token_id)]
-        return torch.from_numpy(_gumbel(scattered_words(*flat))).view(token_id.shape)
-    word8 = block_words(seed, position, token_id // TOKENS)
-    return _gumbel_on_device(word8.gather(-1, (token_id % TOKENS)[..., None])[..., 0])
+    arguments = torch.broadcast_tensors(seed, position, token_id)
+    flat = [one.cpu().numpy().reshape(-1) for one in arguments]
+    noise = torch.from_numpy(_gumbel(scattered_words(*flat)))
+    return noise.view(arguments[0].shape).to(token_id.device)
 
 
 def gumbel_argmax(scores_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
@@ -35,10 +31,9 @@ def gumbel_argmax(scores_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tens
     scores_RV: float, -inf where a token is forbidden, at least one finite score in every row.
     seed_R, position_R: int64. Ties go to the lowest token id.
     """
-    if scores_RV.device.type != "cpu":
-        return argmax_on_device(scores_RV, seed_R, position_R)
     rows = zip(_as_array(scores_RV), seed_R.tolist(), position_R.tolist(), strict=True)
-    return torch.tensor([_choose(*row) for row in rows], dtype=torch.int64)
+    chosen = [_choose(*row) for row in rows]
+    return torch.tensor(chosen, dtype=torch.int64, device=scores_RV.device)
 
 
 def highest(scores_RV: Tensor) -> Tensor:
@@ -59,20 +54,6 @@ def gumbel_choice(
     token_R = torch.where(is_greedy_R, highest(scores_RV), noisy_R)
     log_prob_RV = scores_RV.float().log_softmax(-1)
     return token_R, log_prob_RV.gather(1, token_R[:, None])[:, 0]
-
-
-def argmax_on_device(scores_RV: Tensor, seed_R: Tensor, position_R: Tensor) -> Tensor:
-    """`gumbel_argmax` in operations of torch, with noise for every token; any device."""
-    padded_RV = F.pad(scores_RV.double(), (0, -scores_RV.shape[-1] % TOKENS), value=-torch.inf)
-    block_C = torch.arange(padded_RV.shape[-1] // TOKENS, device=scores_RV.device)
-    chosen = []
-    for part_RV, *keys in zip(
-        *(one.split(_ROWS_AT_ONCE) for one in (padded_RV, seed_R, position_R)), strict=True
-    ):
-        seed_RC, position_RC = (one[:, None].expand(-1, len(block_C)) for one in keys)
-        word_RC8 = block_words(seed_RC, position_RC, block_C.expand_as(seed_RC))
-        chosen.append((part_RV + _gumbel_on_device(word_RC8).flatten(1)).argmax(-1))
-    return torch.cat(chosen)
 
 
 def _choose(scores_V: NDArray[np.floating], seed: int, position: int) -> int:
@@ -108,12 +89,8 @@ def _gumbel(word: NDArray[np.uint32]) -> NDArray[np.float64]:
     return noise
 
 
-def _gumbel_on_device(word: Tensor) -> Tensor:
-    return -torch.log(-torch.log((word.double() + 0.5) * 2.0**-32))
-
-
 def _as_array(scores_RV: Tensor) -> NDArray[np.floating]:
     """numpy knows no bfloat16, and is slow with float16."""
     is_wide = scores_RV.dtype in (torch.float32, torch.float64)
-    array: NDArray[np.floating] = (scores_RV if is_wide else scores_RV.float()).numpy()
+    array: NDArray[np.floating] = (scores_RV if is_wide else scores_RV.float()).cpu().numpy()
     return array
