@@ -65,14 +65,12 @@ class Coupling:
         [place] = np.nonzero(candidates.tokens_K == chosen)
         if not len(place):
             return
-        for arm, strength in enumerate(STRENGTHS):
-            score_K = candidates.log_q_K + strength * candidates.noise_K
-            rank = int((score_K > score_K[place[0]]).sum())
-            if rank < _WIDTHS:
-                self._found_AK[arm, rank] += 1.0
-            for column, sharpness in enumerate(_SHARPNESSES):
-                share = _softmax(sharpness * score_K)[place[0]]
-                self._fit_AB[arm, column] += np.log(max(share, 1e-9))
+        score_AK = candidates.log_q_K + np.multiply.outer(STRENGTHS, candidates.noise_K)
+        rank_A = (score_AK > score_AK[:, place[:1]]).sum(1)
+        [near] = np.nonzero(rank_A < _WIDTHS)
+        self._found_AK[near, rank_A[near]] += 1.0
+        share_BAK = _softmax(np.multiply.outer(_SHARPNESSES, score_AK))
+        self._fit_AB += np.log(share_BAK[..., place[0]].clip(min=1e-9)).T
 
     def found(self) -> NDArray[np.float64]:
         """Share of choices found among the first 1, 2, … candidates, by strength."""
@@ -81,6 +79,7 @@ class Coupling:
 
 
 def _softmax(score_K: NDArray[np.float64]) -> NDArray[np.float64]:
-    weight_K = np.exp(score_K - score_K.max())
-    normalised: NDArray[np.float64] = weight_K / weight_K.sum()
+    """Along the last dimension, whatever comes before it."""
+    weight_K = np.exp(score_K - score_K.max(-1, keepdims=True))
+    normalised: NDArray[np.float64] = weight_K / weight_K.sum(-1, keepdims=True)
     return normalised

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cast_drafters.coupling import _SHARPNESSES as SHARPNESSES
 from cast_drafters.coupling import STRENGTHS, Candidates, Coupling
 
 VOCAB = 200
@@ -83,6 +84,37 @@ def test_probabilities_come_true(quality: float) -> None:
         expected += p
         hits += token == chosen
     assert expected / 1500 == pytest.approx(hits / 1500, abs=0.1)
+
+
+def one_by_one(coupling: Coupling, candidates: Candidates, chosen: int) -> None:
+    """What `learn` does, a strength and a sharpness at a time."""
+    fade = 1.0 - 1.0 / 2000.0
+    coupling._found_AK *= fade
+    coupling._fit_AB *= fade
+    coupling._count = coupling._count * fade + 1.0
+    [place] = np.nonzero(candidates.tokens_K == chosen)
+    if not len(place):
+        return
+    for arm, strength in enumerate(STRENGTHS):
+        score_K = candidates.log_q_K + strength * candidates.noise_K
+        rank = int((score_K > score_K[place[0]]).sum())
+        if rank < coupling._found_AK.shape[1]:
+            coupling._found_AK[arm, rank] += 1.0
+        for column, sharpness in enumerate(SHARPNESSES):
+            weight_K = np.exp(sharpness * score_K - (sharpness * score_K).max())
+            share = (weight_K / weight_K.sum())[place[0]]
+            coupling._fit_AB[arm, column] += np.log(max(share, 1e-9))
+
+
+def test_learns_what_is_learnt_one_strength_at_a_time() -> None:
+    together, apart = Coupling(), Coupling()
+    for quality in (0.0, 0.5, 1.0):
+        for candidates, chosen in choices(quality, 100, seed=4):
+            together.learn(candidates, chosen)
+            one_by_one(apart, candidates, chosen)
+    assert together._count == apart._count
+    np.testing.assert_array_equal(together._found_AK, apart._found_AK)
+    np.testing.assert_allclose(together._fit_AB, apart._fit_AB, rtol=1e-12)
 
 
 def test_recovers_when_the_text_changes() -> None:

@@ -2,43 +2,80 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from cast_kernels.gumbel import gumbel_argmax, gumbel_noise, parity, philox_4x32
+from cast_kernels.gumbel import gumbel_argmax, gumbel_noise, highest, parity
+from cast_kernels.gumbel.philox import philox_4x64, row_words, scattered_words
 
-# Random123, kat_vectors: philox4x32, 10 rounds.
+# Random123, kat_vectors: philox4x64, 10 rounds.
 KNOWN_ANSWERS = [
-    ("00000000 " * 4, "00000000 " * 2, "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
-    ("ffffffff " * 4, "ffffffff " * 2, "408f276d 41c83b0e a20bc7c6 6d5451fd"),
     (
-        "243f6a88 85a308d3 13198a2e 03707344",
-        "a4093822 299f31d0",
-        "d16cfe09 94fdcceb 5001e420 24126ea1",
+        "0000000000000000 " * 4,
+        "0000000000000000 " * 2,
+        "16554d9eca36314c db20fe9d672d0fdc d7e772cee186176b 7e68b68aec7ba23b",
+    ),
+    (
+        "ffffffffffffffff " * 4,
+        "ffffffffffffffff " * 2,
+        "87b092c3013fe90b 438c3c67be8d0224 9cc7d7c69cd777b6 a09caebf594f0ba0",
+    ),
+    (
+        "243f6a8885a308d3 13198a2e03707344 a4093822299f31d0 082efa98ec4e6c89",
+        "452821e638d01377 be5466cf34e90c6c",
+        "a528f45403e61d95 38c72dbd566e9788 a5a1610e72fd18b5 57bd43b5e52b7fe6",
     ),
 ]
+UINT64 = st.integers(0, 2**64 - 1)
 
 
-def words(text: str) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.tensor([int(word, 16)]) for word in text.split())
+def words(text: str) -> np.ndarray:
+    return np.array([int(word, 16) for word in text.split()], np.uint64)
 
 
 @pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
 def test_philox_known_answers(counter, key, answer) -> None:
-    assert philox_4x32(words(counter), words(key)) == words(answer)
+    found = philox_4x64(words(counter)[:, None], words(key)[:, None])
+    assert found[:, 0].tolist() == words(answer).tolist()
+
+
+@given(st.lists(UINT64, min_size=4, max_size=4), st.lists(UINT64, min_size=2, max_size=2))
+@settings(deadline=None)
+def test_philox_is_that_of_numpy(counter, key) -> None:
+    """Which moves its counter, 256 bits wide, before it makes a block."""
+    before = sum(word << (64 * place) for place, word in enumerate(counter)) - 1
+    numpy_key = np.array(key, np.uint64)
+    expected = np.random.Philox(key=numpy_key, counter=before % 2**256).random_raw(4)
+    found = philox_4x64(np.array(counter, np.uint64)[:, None], numpy_key[:, None])
+    assert found[:, 0].tolist() == expected.tolist()
+
+
+@given(
+    seed=st.integers(-(2**63), 2**63 - 1),
+    position=st.integers(0, 2**40),
+    tokens=st.lists(st.integers(0, 999), max_size=9),
+)
+@settings(deadline=None)
+def test_words_in_order_and_scattered_are_the_same(seed, position, tokens) -> None:
+    row = row_words(seed, position, 1000)
+    token_I = np.array(tokens, np.int64)
+    scattered = scattered_words(*(np.full(len(tokens), x) for x in (seed, position)), token_I)
+    assert scattered.tolist() == row[token_I].tolist()
+    assert row_words(seed, position, 997).tolist() == row[:997].tolist()
 
 
 def test_noise_words_are_laid_out_as_the_contract_says() -> None:
     seed, position = 0x299F31D0_A4093822, 77
-    zero = torch.tensor([0])
-    key = (torch.tensor([seed & 0xFFFFFFFF]), torch.tensor([seed >> 32]))
-    expected = torch.cat(philox_4x32((torch.tensor([5]), torch.tensor([77]), zero, zero), key))
-    uniform = (expected.double() + 0.5) / 2**32
-    noise = gumbel_noise(torch.tensor(seed), torch.tensor(position), torch.arange(20, 24))
-    assert torch.equal(noise, -torch.log(-torch.log(uniform)))
+    counter = np.array([[6], [position], [0], [0]], np.uint64)
+    outputs = philox_4x64(counter, np.array([[seed], [0]], np.uint64))[:, 0].tolist()
+    halves = [half for one in outputs for half in (one & 0xFFFFFFFF, one >> 32)]
+    uniform = (np.array(halves, np.float64) + 0.5) / 2**32
+    noise = gumbel_noise(torch.tensor(seed), torch.tensor(position), torch.arange(40, 48))
+    assert np.array_equal(noise.numpy(), -np.log(-np.log(uniform)))
 
 
 def test_noise_is_finite_at_both_ends_of_the_uniform() -> None:
@@ -101,6 +138,27 @@ def test_pruning_keeps_what_the_rarest_noise_can_lift() -> None:
     scores = torch.linspace(0, -30, 600).repeat(400, 1)
     seeds, positions = torch.arange(400), torch.zeros(400, dtype=torch.int64)
     parity.check(gumbel_argmax, scores, seeds, positions)
+
+
+def test_ties_go_to_the_lowest_token_even_where_the_noise_is_rounded_away() -> None:
+    scores = torch.full((3, 300), -torch.inf, dtype=torch.float64)
+    scores[:, 100:] = 1e17
+    seeds = positions = torch.arange(3)
+    assert gumbel_argmax(scores, seeds, positions).tolist() == [100] * 3
+    parity.check(gumbel_argmax, scores, seeds, positions)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_highest_is_the_first_of_the_highest_and_not_a_number_is_higher(dtype) -> None:
+    scores = torch.tensor([[1, 3, 3, 0], [-torch.inf] * 4, [1, torch.inf, torch.nan, 0]])
+    assert highest(scores.to(dtype)).tolist() == [1, 0, 2]
+
+
+def test_what_is_not_a_number_is_chosen_and_changes_no_other_row() -> None:
+    scores, seeds, positions = parity.sample(3, 300)
+    expected = gumbel_argmax(scores, seeds, positions)
+    scores[1, 70] = torch.nan
+    assert gumbel_argmax(scores, seeds, positions).tolist() == [expected[0], 70, expected[2]]
 
 
 @pytest.mark.parametrize("vary", ["seed", "position"])

@@ -6,8 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
-from cast_kernels.gumbel import gumbel_argmax, parity
+from cast_kernels.gumbel import gumbel_argmax, gumbel_noise, parity
 from cast_kernels.gumbel import kernel as gumbel_kernel
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -23,6 +25,27 @@ def test_chooses_as_the_reference(rows, vocabulary, dtype, sent) -> None:
     scores, seeds, positions = sent(*make(rows, vocabulary, dtype))
     scores[:, 1::3] = -torch.inf
     parity.check(gumbel_kernel.gumbel_argmax, scores, seeds, positions)
+
+
+@triton.jit
+def _write_noise(seed_ptr, position_ptr, out_ptr, BLOCKS: tl.constexpr):
+    i_row = tl.program_id(0)
+    block_C = tl.arange(0, BLOCKS)
+    noise_C8 = gumbel_kernel._noise(
+        tl.load(seed_ptr + i_row), tl.load(position_ptr + i_row), block_C
+    )
+    o_C8 = (i_row * BLOCKS + block_C)[:, None] * 8 + tl.arange(0, 8)[None, :]
+    tl.store(out_ptr + o_C8, noise_C8)
+
+
+def test_makes_the_noise_of_the_reference(sent) -> None:
+    """Close enough to tell neighbouring 32-bit words apart."""
+    seeds, positions = sent(*make(5, 1)[1:])
+    noise = torch.empty(5, 1024, dtype=torch.float64, device=seeds.device)
+    _write_noise[(5,)](seeds, positions, noise, BLOCKS=128)
+    token = torch.arange(1024, device=seeds.device)
+    expected = gumbel_noise(seeds[:, None], positions[:, None], token)
+    torch.testing.assert_close(noise, expected, atol=1e-13, rtol=1e-13)
 
 
 def test_flat_scores_show_the_noise_of_many_tokens() -> None:

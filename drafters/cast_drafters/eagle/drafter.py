@@ -350,7 +350,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         """The best candidates of each node of sampled text; all are kept, to learn from."""
         seeds = torch.tensor([one.context.seed for one, _ in nodes])
         positions = torch.tensor([one.context.num_output + one.tree.depth(n) for one, n in nodes])
-        # All nodes at once: the noise takes a hundred small operations, however much of it is made.
+        # All nodes at once: the noise takes 200 small operations, however much of it is made.
         noise_NK = gumbel_noise(seeds[:, None], positions[:, None], torch.from_numpy(tokens_NK))
         ranked: list[list[tuple[int, float]]] = []
         for (one, node), *row in zip(nodes, tokens_NK, log_q_NK, noise_NK.numpy(), strict=True):

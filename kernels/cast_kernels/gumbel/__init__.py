@@ -15,7 +15,7 @@ from cast_kernels.gumbel.reference import (
     gumbel_argmax,
     gumbel_choice,
     gumbel_noise,
-    philox_4x32,
+    highest,
 )
 
-__all__ = ["gumbel_argmax", "gumbel_choice", "gumbel_noise", "philox_4x32"]
+__all__ = ["gumbel_argmax", "gumbel_choice", "gumbel_noise", "highest"]

@@ -1,7 +1,7 @@
 """Position-keyed Gumbel argmax in one pass over the vocabulary.
 
 Grid: (R rows, S tiles of the vocabulary), then (R,) to combine the tiles. Tile: BLOCK tokens as
-[BLOCK / 4, 4], as one Philox evaluation serves four. Bytes moved: R * V scores, once; 28 R * S of
+[BLOCK / 8, 8], as one Philox evaluation serves eight. Bytes moved: R * V scores, once; 28 R * S of
 partial results. Two float64 logarithms a token are the price of choosing as the reference does;
 greedy rows and tiles in which every token is forbidden do not pay it.
 """
@@ -85,16 +85,17 @@ def gumbel_argmax(
 
 
 @triton.jit
-def _noise(seed, position, counter_C):
-    """float64 [C, 4], from the same integers as the reference."""
-    zero_C = tl.zeros_like(counter_C).to(tl.uint32)
-    position_C = zero_C + (position & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox(seed, counter_C.to(tl.uint32), position_C, zero_C, zero_C)
+def _noise(seed, position, block_C):
+    """float64 [C, 8], from the same integers as the reference."""
+    zero_C = tl.zeros_like(block_C).to(tl.uint64)
+    counter_C = (block_C + 1).to(tl.uint64)
+    w0, w1, w2, w3 = tl.philox(seed, counter_C, zero_C + position.to(tl.uint64), zero_C, zero_C)
     # The last axis of a join is the newest: this order comes out as 0, 1, 2, 3.
     word_C22 = tl.join(tl.join(w0, w2), tl.join(w1, w3))
-    word_C4 = tl.reshape(word_C22, [counter_C.shape[0], 4])
-    uniform_C4 = (word_C4.to(tl.float64) + 0.5) * 2.3283064365386963e-10  # 2^-32
-    return -tl.log(-tl.log(uniform_C4))
+    half_C222 = tl.join(word_C22 & 0xFFFFFFFF, word_C22 >> 32).to(tl.uint32)
+    half_C8 = tl.reshape(half_C222, [block_C.shape[0], 8])
+    uniform_C8 = (half_C8.to(tl.float64) + 0.5) * 2.3283064365386963e-10  # 2^-32
+    return -tl.log(-tl.log(uniform_C8))
 
 
 @triton.jit
@@ -113,26 +114,26 @@ def _tile_kernel(
     BLOCK: tl.constexpr,
 ):
     i_row, i_tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    counter_C = i_tile * (BLOCK // 4) + tl.arange(0, BLOCK // 4)
-    token_C4 = counter_C[:, None] * 4 + tl.arange(0, 4)[None, :]
-    score_C4 = tl.load(
-        scores_ptr + i_row * row_stride + token_C4, token_C4 < vocabulary, other=-float("inf")
+    block_C = i_tile * (BLOCK // 8) + tl.arange(0, BLOCK // 8)
+    token_C8 = block_C[:, None] * 8 + tl.arange(0, 8)[None, :]
+    score_C8 = tl.load(
+        scores_ptr + i_row * row_stride + token_C8, token_C8 < vocabulary, other=-float("inf")
     ).to(tl.float32)
-    top = tl.max(score_C4)
-    noisy_C4 = score_C4.to(tl.float64)
+    top = tl.max(score_C8)
+    noisy_C8 = score_C8.to(tl.float64)
     if (tl.load(is_greedy_ptr + i_row) == 0) & (top > -float("inf")):
         seed, position = tl.load(seed_ptr + i_row), tl.load(position_ptr + i_row)
-        noisy_C4 += _noise(seed, position, counter_C)
-    best = tl.max(noisy_C4)
-    token = tl.min(tl.where(noisy_C4 == best, token_C4, 0x7FFFFFFF))
+        noisy_C8 += _noise(seed, position, block_C)
+    best = tl.max(noisy_C8)
+    token = tl.min(tl.where(noisy_C8 == best, token_C8, 0x7FFFFFFF))
     # A forbidden tile has no top: 0 in its place gives a sum of 0 where -inf would give NaN.
-    shifted_C4 = score_C4 - tl.where(top > -float("inf"), top, 0.0)
+    shifted_C8 = score_C8 - tl.where(top > -float("inf"), top, 0.0)
     o_out = i_row * tl.num_programs(1) + i_tile
     tl.store(best_ptr + o_out, best)
     tl.store(token_ptr + o_out, token.to(tl.int64))
-    tl.store(score_ptr + o_out, tl.max(tl.where(token_C4 == token, score_C4, -float("inf"))))
+    tl.store(score_ptr + o_out, tl.max(tl.where(token_C8 == token, score_C8, -float("inf"))))
     tl.store(top_ptr + o_out, top)
-    tl.store(sum_ptr + o_out, tl.sum(tl.exp(shifted_C4)))
+    tl.store(sum_ptr + o_out, tl.sum(tl.exp(shifted_C8)))
 
 
 @triton.jit

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cast_kernels.gumbel import gumbel_argmax
+from cast_kernels.gumbel import gumbel_argmax, highest
 from cast_server.engine.request import SamplingParams, TokenLogprob
 from cast_server.engine.sequence import Sequence
 
@@ -49,11 +50,12 @@ def choose(logits_RV: Tensor, positions: Seq[Position]) -> list[int]:
         _shape(logits_RV[row], positions[row])
     noisy = [row for row, one in enumerate(params) if not one.is_greedy]
     if len(noisy) < len(params):
-        tokens = logits_RV.argmax(-1)
+        tokens = highest(logits_RV)
     else:
         tokens = torch.empty(len(params), dtype=torch.int64, device=logits_RV.device)
     if noisy:
-        tokens[noisy] = _sample(logits_RV[noisy], [positions[row] for row in noisy])
+        own_RV = logits_RV if len(noisy) == len(params) else logits_RV[noisy]
+        tokens[noisy] = _sample(own_RV, [positions[row] for row in noisy])
     result: list[int] = tokens.tolist()
     return result
 
@@ -64,7 +66,8 @@ def _sample(logits_RV: Tensor, positions: Seq[Position]) -> Tensor:
 
     temperatures = column([p.sequence.params.temperature for p in positions])
     # Subtracting the maximum first keeps tiny temperatures finite.
-    scores_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / temperatures[:, None]
+    scores_RV = logits_RV - logits_RV.amax(-1, keepdim=True)
+    scores_RV /= temperatures[:, None]
     for scores_V, position in zip(scores_RV, positions, strict=True):
         _filter(scores_V, position.sequence.params)
     seeds = column([p.sequence.request.seed for p in positions])
@@ -118,12 +121,20 @@ def _filter(scores_V: Tensor, params: SamplingParams) -> None:
     if 0 < params.top_k < len(scores_V):
         _forbid_below(scores_V, scores_V.topk(params.top_k).values[-1])
     if params.top_p < 1.0:
-        sorted_V = scores_V.sort(descending=True).values
-        mass_before_V = sorted_V.softmax(-1).cumsum(-1) - sorted_V.softmax(-1)
-        _forbid_below(scores_V, sorted_V[int((mass_before_V < params.top_p).sum()) - 1])
+        sorted_A = _descending(scores_V[scores_V != -torch.inf])  # A: not forbidden, NaN is not
+        mass_A = sorted_A.softmax(-1)
+        mass_before_A = mass_A.cumsum(-1) - mass_A
+        _forbid_below(scores_V, sorted_A[int((mass_before_A < params.top_p).sum()) - 1])
     if params.min_p > 0.0:
         # p(v) < min_p * p_max, in logarithms.
         _forbid_below(scores_V, torch.tensor(params.min_p, device=scores_V.device).log())
+
+
+def _descending(scores_A: Tensor) -> Tensor:
+    """Sorted; numpy takes a fraction of the time of torch on a CPU."""
+    if scores_A.device.type != "cpu":
+        return scores_A.sort(descending=True).values
+    return torch.from_numpy(np.sort(scores_A.numpy())).flip(0)
 
 
 def _forbid_below(scores_V: Tensor, least: Tensor) -> None:
