@@ -27,7 +27,9 @@ SIDES: Final = (
     "castserve-ngram",
     "castserve-eagle",
     "transformers",
+    "transformers-lookup",
     "llama.cpp",
+    "llama.cpp-ngram",
 )
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol
 
 from cast_bench.prompts import PROMPTS, chat_ids
@@ -53,8 +54,9 @@ def castserve(policy: str, drafter: str, args: argparse.Namespace) -> Generate:
     return generate
 
 
-def transformers(args: argparse.Namespace) -> Generate:
-    """`generate`, all prompts in one left-padded batch."""
+def transformers(args: argparse.Namespace, lookup: int | None = None) -> Generate:
+    """`generate`, all prompts in one left-padded batch; with `lookup`, one after the other, as it
+    then looks up so many tokens in the text so far (prompt lookup) and takes no batches."""
     import torch
 
     from cast_server.model_files import load_model, resolve_model
@@ -66,20 +68,26 @@ def transformers(args: argparse.Namespace) -> Generate:
     tokenizer.padding_side = "left"
 
     def generate(prompts: list[str]) -> int:
+        if lookup is None:
+            return batch(prompts)
+        return sum(batch([prompt], prompt_lookup_num_tokens=lookup) for prompt in prompts)
+
+    def batch(prompts: list[str], **options: int) -> int:
         ids = [chat_ids(tokenizer, prompt) for prompt in prompts]
         inputs = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         length = args.output_len
         with torch.inference_mode():
             out = model.generate(
-                **inputs, do_sample=False, max_new_tokens=length, min_new_tokens=length
+                **inputs, do_sample=False, max_new_tokens=length, min_new_tokens=length, **options
             )
         return int((out.shape[1] - inputs["input_ids"].shape[1]) * len(prompts))
 
     return generate
 
 
-def llama_cpp(args: argparse.Namespace) -> Generate:
-    """llama.cpp's server, in this process, on the GGUF file itself."""
+def llama_cpp(args: argparse.Namespace, has_ngrams: bool = False) -> Generate:
+    """llama.cpp's server, in this process, on the GGUF file itself; with its own n-gram drafts of
+    the text so far, if wished."""
     import xllamacpp
 
     from cast_server.model_files import resolve_model
@@ -91,6 +99,9 @@ def llama_cpp(args: argparse.Namespace) -> Generate:
     params.n_ctx = 2048 * args.slots
     params.cpuparams.n_threads = args.threads
     params.cpuparams_batch.n_threads = args.threads
+    if has_ngrams:
+        kinds = xllamacpp.common_speculative_type
+        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
     server = xllamacpp.Server(params)
     pool = ThreadPoolExecutor(args.slots)
 
@@ -114,7 +125,9 @@ _SIDES: Final[dict[str, Callable[[argparse.Namespace], Generate]]] = {
     "castserve-ngram": lambda args: castserve("cast", "ngram", args),
     "castserve-eagle": lambda args: castserve("cast", "eagle", args),
     "transformers": transformers,
+    "transformers-lookup": partial(transformers, lookup=10),
     "llama.cpp": llama_cpp,
+    "llama.cpp-ngram": partial(llama_cpp, has_ngrams=True),
 }
 
 
