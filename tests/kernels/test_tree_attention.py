@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cast_kernels.tree_attention import AttentionPlan, tree_attention
+from cast_kernels.tree_attention import AttentionPlan, SequenceRows, tree_attention
 from cast_kernels.tree_attention.parity import make_rows, relative_error
+from cast_kernels.tree_attention.plan import CALL, KEY, PAIR
 from cast_kernels.tree_attention.reference import tree_attention_reference
 
 # (context tokens, rows of a prefill chunk or root, nodes of a tree behind the last of them)
@@ -153,3 +156,55 @@ def test_reference_is_plain_attention_along_each_path(shape, window) -> None:
             weight = (keys @ q[row_of_step, 0] * 0.3).softmax(0)
             assert torch.allclose(out[row_of_step, 0], weight @ values, atol=1e-12)
             row_of_step += 1
+
+
+def test_one_large_tree_does_not_pad_all_others() -> None:
+    """Sixteen contexts, one with a tree: fifteen plain rows share a call without its seven more."""
+    plain = [rows_of(400, 1) for _ in range(15)]
+    plan = AttentionPlan([*plain[:7], rows_of(400, 8), *plain[7:]], torch.device("cpu"))
+    assert sorted(len(group.members) for group in plan.groups) == [1, 15]
+    assert sorted(group.num_rows for group in plan.groups) == [1, 8]
+
+
+def test_short_contexts_share_a_call_with_a_tree() -> None:
+    """Where there is little to pad, a call costs more."""
+    plan = AttentionPlan([rows_of(20, 1), rows_of(24, 3), rows_of(30, 1)], torch.device("cpu"))
+    assert len(plan.groups) == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 900)), min_size=1, max_size=6))
+def test_the_split_is_the_cheapest_of_neighbours(sizes) -> None:
+    rows = [rows_of(num_rows + context, num_rows) for num_rows, context in sizes]
+
+    def cost(groups) -> float:
+        return sum(
+            CALL
+            + len(group)
+            * max(rows[i].num_keys for i in group)
+            * (KEY + PAIR * max(rows[i].num_rows for i in group))
+            for group in groups
+        )
+
+    order = sorted(range(len(rows)), key=lambda i: (rows[i].num_rows, rows[i].num_keys))
+    cuts = itertools.product([False, True], repeat=len(rows) - 1)
+    splits = (_cut(order, cut) for cut in cuts)
+    found = [
+        [next(i for i, one in enumerate(rows) if one is member) for member in group.members]
+        for group in AttentionPlan(rows, torch.device("cpu")).groups
+    ]
+    assert sorted(i for group in found for i in group) == list(range(len(rows)))
+    assert cost(found) == pytest.approx(min(map(cost, splits)))
+
+
+def rows_of(num_keys: int, num_rows: int) -> SequenceRows:
+    mask = np.tri(num_rows, dtype=np.bool_)
+    return SequenceRows(np.arange(num_keys), mask, np.arange(num_rows))
+
+
+def _cut(order, cuts):
+    groups = [[order[0]]]
+    for index, is_new in zip(order[1:], cuts, strict=True):
+        if is_new:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
