@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _LONGEST_CREDIT: Final = 0.25  # seconds; what was saved up long ago must not come at once
+_LEAST: Final = 0.005  # seconds; what finds nothing to do must not be asked again and again
 
 
 class Share:
@@ -25,4 +26,4 @@ class Share:
         self._credit = min(_LONGEST_CREDIT, self._credit + self._rate * seconds)
 
     def spend(self, seconds: float) -> None:
-        self._credit -= seconds
+        self._credit -= max(_LEAST, seconds)
