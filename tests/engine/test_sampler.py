@@ -68,3 +68,22 @@ def test_company_changes_nothing(many, seed) -> None:
     assert torch.equal(logits, before)
     alone = [choose(logits[i : i + 1], [one])[0] for i, one in enumerate(positions)]
     assert together == alone
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(0, 9999), st.sampled_from([0.05, 0.5, 0.9]), st.sampled_from([0, 4]))
+def test_top_p_keeps_the_likeliest_that_reach_it_and_no_more(seed, top_p, top_k) -> None:
+    """Against shares in float64, away from the edge; of those that top-k leaves, if it is there."""
+    logits = 3 * torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(seed))
+    ranked = logits[0].double().sort(descending=True)
+    share = ranked.values[: top_k or VOCAB].softmax(0)
+    before = share.cumsum(0) - share
+    allowed = set(ranked.indices[: len(before)][before < top_p + 1e-5].tolist())
+    params = SamplingParams(max_tokens=500, temperature=1.0, top_p=top_p, top_k=top_k)
+    position = Position(sequence(params, [1], []))
+    paths = [Position(position.sequence, (0,) * length) for length in range(200)]
+    chosen = set(choose(logits.expand(200, -1), paths))
+    assert chosen <= allowed
+    sure = before < top_p - 1e-5
+    kept = (share[sure] / share[sure].sum() > 0.1).nonzero()[:, 0]
+    assert set(ranked.indices[: len(before)][sure][kept].tolist()) <= chosen

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
-from cast_kernels.gumbel import gumbel_argmax, gumbel_noise, highest, parity
+from cast_kernels.gumbel import gumbel_argmax, gumbel_noise, highest, parity, reference
 from cast_kernels.gumbel.philox import philox_4x64, row_words, scattered_words
 
 # Random123, kat_vectors: philox4x64, 10 rounds.
@@ -146,6 +146,14 @@ def test_ties_go_to_the_lowest_token_even_where_the_noise_is_rounded_away() -> N
     seeds = positions = torch.arange(3)
     assert gumbel_argmax(scores, seeds, positions).tolist() == [100] * 3
     parity.check(gumbel_argmax, scores, seeds, positions)
+
+
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+def test_a_bound_that_float32_rounds_below_the_noise_loses_no_token(offset) -> None:
+    """Words so rare that bound and noise are the same but for rounding."""
+    scores = np.array([-3.0, 0.0, 0.0], np.float32) + np.float32(offset)
+    for word in range(2**32 - 500, 2**32):
+        assert reference._best(scores, np.array([word, word - 7, word], np.uint32)) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
