@@ -22,7 +22,6 @@ from torch import Tensor
 from cast_server.errors import ContextLengthError, RequestError
 from cast_server.evaluators.base import Evaluator, Params, Record, Unit
 from cast_server.evaluators.subject import (
-    ALL_CAPABILITIES,
     Capability,
     Generation,
     Initialisation,
@@ -45,7 +44,7 @@ class ScriptedSubject:
         hidden_size: int = 24,
         num_layers: int = 3,
         max_length: int = 64,
-        capabilities: frozenset[Capability] = ALL_CAPABILITIES,
+        capabilities: frozenset[Capability] = frozenset(Capability),
         answer: Callable[[Sequence[Message]], str] = lambda messages: messages[-1]["content"],
     ) -> None:
         self.name = f"scripted-{seed}"

@@ -114,11 +114,15 @@ def build_guests(
 
     Raises `ConfigError` for what cannot be read or loaded.
     """
+    names = {host.model_name}
     guests = []
     for entry in models.split(",") if models else ():
-        name, equals, model = entry.strip().partition("=")
-        if not (name and equals and model):
+        name, _, model = entry.strip().partition("=")
+        if not (name and model):
             raise ConfigError(f"--evaluation-models {entry!r}: name=directory is needed.")
+        if name in names:
+            raise ConfigError(f"--evaluation-models {entry!r}: another model is called {name!r}.")
+        names.add(name)
         own = {"model": model, "head": None, "policy": "off", "profile": "guess"}
         guest = config.model_copy(update=own | {"drafter": "auto", "learn_from_traffic": False})
         guests.append((build_engine(guest, name, host), guest))

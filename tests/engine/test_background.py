@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cast_server.engine.async_engine import AsyncEngine
+from cast_server.engine.background import BACKGROUND_ROWS
 from cast_server.engine.reading import Wish, read
 from cast_server.engine.request import SamplingParams
 from cast_server.engine.share import Share
@@ -135,6 +136,19 @@ def test_what_waits_for_blocks_costs_others_next_to_nothing() -> None:
 
 def _dropped(job):
     yield from job
+
+
+def test_a_background_step_is_short() -> None:
+    """Its drafts too: others may be waiting for its end."""
+    core = core_of(max_draft_rows=200, kv_cache_tokens=4096)
+    wide = SamplingParams(max_tokens=60, temperature=0.0, ignore_eos=True)
+    for name in ("a", "b"):
+        core.add(background(request(name, [5, 6, 7] * 8, wide, "tree:200")))
+    while core.has_work:
+        core.step()
+    rows = [record.rows for record in core.planner.meter.recent]
+    assert max(rows) > 2
+    assert max(rows) <= BACKGROUND_ROWS
 
 
 # Reading

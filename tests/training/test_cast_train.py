@@ -192,6 +192,16 @@ def test_goes_on_from_a_head(out: Path, flags: list[str], tmp_path: Path) -> Non
     raise AssertionError("the head has no output rows")
 
 
+@pytest.mark.parametrize("content", [None, "not json\n", '{"prompt": [1]}\n'])
+def test_a_corpus_that_cannot_be_read(flags, tmp_path: Path, capsys, content) -> None:
+    corpus = tmp_path / "known.jsonl"
+    if content is not None:
+        corpus.write_text(content)
+    command = [f"--out={tmp_path / 'out'}", *flags, f"--corpus={corpus}", "--stages=make"]
+    assert main(command) == 2
+    assert f"--corpus {corpus} cannot be read" in capsys.readouterr().err
+
+
 def test_a_head_that_is_not_there_is_refused(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

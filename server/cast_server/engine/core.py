@@ -101,11 +101,7 @@ class EngineCore:
         return parse_policy(wish.policy or self.default_policy, wish.max_draft_tokens)
 
     def step(self) -> list[RequestOutput]:
-        """News of every sequence that got tokens or ended.
-
-        If the step fails, its sequences are run one by one without drafts: only those that fail
-        alone end with an error, and a broken drafter costs nothing but speed.
-        """
+        """News of every sequence that got tokens or ended, or a slice of background work."""
         begin = time.perf_counter()
         background, has_others = self.background, self.scheduler.has_work
         is_turn = background.has_work and (background.share.is_due or not has_others)
@@ -121,6 +117,8 @@ class EngineCore:
         return outputs
 
     def _step(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
+        """If the step fails, its sequences are run one by one without drafts: only those that fail
+        alone end with an error, and a broken drafter costs nothing but speed."""
         if not scheduled:
             return []
         before = [_progress(one.sequence) for one in scheduled]
@@ -149,7 +147,8 @@ class EngineCore:
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         begin = time.perf_counter()
-        plan = self.planner.plan(scheduled, self.scheduler.num_spare(scheduled))
+        scheduler = self._scheduler_of(scheduled[0].sequence)
+        plan = self.planner.plan(scheduled, scheduler.num_spare(scheduled))
         trees = [
             self._fit(one.sequence, tree) for one, tree in zip(scheduled, plan.trees, strict=True)
         ]

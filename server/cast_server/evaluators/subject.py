@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
+
+from cast_server.errors import ContextLengthError, RequestError
 
 # A layer by the number of layers before it (0: the embeddings), or the final norm's output.
 Layer = int | Literal["last_normed"]
@@ -126,4 +128,13 @@ class Subject(Protocol):
         ...
 
 
-ALL_CAPABILITIES: Final = frozenset(Capability)
+def check_length(subject: Subject, token_ids: Sequence[int]) -> None:
+    """Raises `RequestError` for a text that the subject cannot read."""
+    if not token_ids:
+        raise RequestError("There is no token to read.", "input")
+    if len(token_ids) > subject.max_length:
+        raise ContextLengthError(
+            f"A text has {len(token_ids)} tokens, but {subject.name} reads at most "
+            f"{subject.max_length}. (context_length_exceeded)",
+            "input",
+        )

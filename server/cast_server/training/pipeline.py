@@ -85,7 +85,7 @@ class Pipeline:
             kv_cache_tokens=concurrency * 1024,
         )
         core = build_core(config, model, tokenizer)
-        written = [one for path in self.recipe.corpora for one in read(Path(path))]
+        written = [one for path in self.recipe.corpora for one in _known(Path(path))]
         generator = Generator(
             core, self._corpus, layer_ids, self.recipe.answer_tokens, concurrency, written
         )
@@ -219,6 +219,15 @@ class Pipeline:
             torch.save(draft_vocabulary(self._texts(), vocab_size, size), path)
         ids = torch.load(path, weights_only=True)
         return head_config(model, self._taps(model)[:-1], len(ids)), ids
+
+
+def _known(corpus: Path) -> list[Conversation]:
+    try:
+        return list(read(corpus))
+    except (OSError, ValueError, TypeError) as cause:
+        raise ConfigError(
+            f"--corpus {corpus} cannot be read ({cause}): name a corpus.jsonl of cast-train."
+        ) from cause
 
 
 def _require(path: Path, stage: str) -> None:

@@ -11,10 +11,12 @@ import tiny_models
 import torch
 from engine.driving import request, run
 
+from cast_server.build import build_guests
+from cast_server.config import EngineConfig
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.reading import Read
 from cast_server.engine.request import SamplingParams
-from cast_server.errors import ContextLengthError, RequestError
+from cast_server.errors import ConfigError, ContextLengthError, RequestError
 from cast_server.evaluators.subject import Capability, Generation, Initialisation
 from cast_server.evaluators.subjects.drafting import DraftHead
 from cast_server.evaluators.subjects.served import ServedSubject
@@ -226,7 +228,30 @@ def test_twins_made_side_by_side_are_the_same(engine) -> None:
     guest.stop()
 
 
+def test_a_twin_reads_no_longer_texts_than_its_parent(subject) -> None:
+    async def reading():
+        async with subject.untrained(Initialisation(0, 0.1)) as twin:
+            await twin.read([1] * 300)
+
+    with pytest.raises(ContextLengthError, match="reads at most 256"):
+        asyncio.run(reading())
+
+
 # A second model
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        ("mine", "'mine': name=directory is needed"),
+        ("=./mine", "name=directory is needed"),
+        ("mine=", "name=directory is needed"),
+        ("tiny-0=./mine", "another model is called 'tiny-0'"),
+    ],
+)
+def test_guests_that_cannot_be(engine, models, said) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build_guests(models, EngineConfig(), engine)
 
 
 def test_a_guest_works_in_its_hosts_time(engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cast_server.evaluators.jobs.job import JobFailure
 from cast_server.evaluators.subject import (
-    Capability,
     Generation,
     Initialisation,
     Layer,
@@ -19,6 +18,7 @@ from cast_server.evaluators.subject import (
     Subject,
     Written,
 )
+from cast_server.evaluators.subjects.wrapped import WrappedSubject
 
 
 @dataclass(slots=True)
@@ -41,58 +41,28 @@ class Meter:
         self.tokens += coming
 
 
-class MeteredSubject:
-    """Passes everything on to `subject`, and notes in `meter` what that takes."""
+class MeteredSubject(WrappedSubject):
+    """Notes in `meter` what everything takes."""
 
     def __init__(self, subject: Subject, meter: Meter) -> None:
-        self._subject = subject
+        super().__init__(subject)
         self._meter = meter
-
-    @property
-    def name(self) -> str:
-        return self._subject.name
-
-    @property
-    def fingerprint(self) -> Mapping[str, str]:
-        return self._subject.fingerprint
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        return self._subject.capabilities
-
-    @property
-    def num_layers(self) -> int:
-        return self._subject.num_layers
-
-    @property
-    def hidden_size(self) -> int:
-        return self._subject.hidden_size
-
-    @property
-    def max_length(self) -> int:
-        return self._subject.max_length
-
-    def tokenize(self, text: str) -> list[int]:
-        return self._subject.tokenize(text)
 
     async def read(self, token_ids: Sequence[int], layers: Sequence[Layer] = ()) -> Reading:
         self._meter.take(len(token_ids))
-        return await self._subject.read(token_ids, layers)
+        return await super().read(token_ids, layers)
 
     async def write(self, messages: Sequence[Message], how: Generation) -> Written:
         self._meter.check(1)
-        written = await self._subject.write(messages, how)
+        written = await super().write(messages, how)
         self._meter.tokens += written.num_prompt_tokens + written.num_tokens
         return written
 
-    async def unembedding(self, token_ids: Sequence[int]) -> Tensor:
-        return await self._subject.unembedding(token_ids)
-
     async def overlaps(self, token_ids: Sequence[int], depth: int) -> Tensor:
         self._meter.take(len(token_ids))
-        return await self._subject.overlaps(token_ids, depth)
+        return await super().overlaps(token_ids, depth)
 
     @asynccontextmanager
     async def untrained(self, how: Initialisation) -> AsyncIterator[Subject]:
-        async with self._subject.untrained(how) as twin:
+        async with super().untrained(how) as twin:
             yield MeteredSubject(twin, self._meter)

@@ -66,5 +66,7 @@ def _weights_digest(files: ModelFiles) -> str:
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    rules = tokenizer.backend_tokenizer.to_str() + (tokenizer.chat_template or "")
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = fast.to_str() if fast is not None else repr(sorted(tokenizer.get_vocab().items()))
+    rules += tokenizer.chat_template or ""
     return hashlib.blake2b(rules.encode(), digest_size=16).hexdigest()

@@ -17,7 +17,7 @@ from cast_server.engine.background import BACKGROUND_ROWS
 from cast_server.engine.core import EngineCore
 from cast_server.engine.reading import Read, Wish, read
 from cast_server.engine.request import Request, SamplingParams
-from cast_server.errors import ContextLengthError, RequestError
+from cast_server.errors import RequestError
 from cast_server.evaluators.subject import (
     Capability,
     Generation,
@@ -27,6 +27,7 @@ from cast_server.evaluators.subject import (
     Reading,
     Subject,
     Written,
+    check_length,
 )
 from cast_server.evaluators.subjects.drafting import DraftHead
 from cast_server.evaluators.subjects.untrained import Nursery
@@ -86,18 +87,8 @@ class ServedSubject(Subject):
         return Reading(hidden, done.logprobs_P)
 
     async def _read(self, token_ids: Sequence[int], wish: Wish) -> Read:
-        self._check(token_ids)
+        check_length(self, token_ids)
         return await self._engine.work(lambda core: read(core, token_ids, wish))
-
-    def _check(self, token_ids: Sequence[int]) -> None:
-        if not token_ids:
-            raise RequestError("There is no token to read.", "input")
-        if len(token_ids) > self.max_length:
-            raise ContextLengthError(
-                f"A text has {len(token_ids)} tokens, but {self.name} reads at most "
-                f"{self.max_length}. (context_length_exceeded)",
-                "input",
-            )
 
     async def write(self, messages: Sequence[Message], how: Generation) -> Written:
         params = SamplingParams(

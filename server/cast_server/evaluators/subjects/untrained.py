@@ -9,12 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    asynccontextmanager,
-    contextmanager,
-    nullcontext,
-)
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from copy import deepcopy
 from typing import Any, Final
 
@@ -36,7 +31,9 @@ from cast_server.evaluators.subject import (
     Reading,
     Subject,
     Written,
+    check_length,
 )
+from cast_server.evaluators.subjects.wrapped import WrappedSubject
 
 _LINGER: Final = 30.0  # seconds that a twin is kept after its last use
 
@@ -98,50 +95,31 @@ def _seeded(seed: int, seeding: threading.Lock) -> Iterator[None]:
         yield
 
 
-class UntrainedSubject(Subject):
+class UntrainedSubject(WrappedSubject):
     """Can be read, and nothing else."""
 
     def __init__(
         self, engine: AsyncEngine, parent: Subject, model: Any, how: Initialisation
     ) -> None:
+        super().__init__(parent)
         self._engine = engine
-        self._parent = parent
         self._model = model
         self.how = how
 
     @property
     def name(self) -> str:
-        return f"{self._parent.name}-untrained-{self.how.seed}"
+        return f"{super().name}-untrained-{self.how.seed}"
 
     @property
     def fingerprint(self) -> Mapping[str, str]:
-        own = {"weights": repr(self.how), "dtype": "float32"}
-        return {**self._parent.fingerprint, **own}
+        return {**super().fingerprint, "weights": repr(self.how), "dtype": "float32"}
 
     @property
     def capabilities(self) -> frozenset[Capability]:
         return frozenset({Capability.HIDDEN_STATES})
 
-    @property
-    def num_layers(self) -> int:
-        return self._parent.num_layers
-
-    @property
-    def hidden_size(self) -> int:
-        return self._parent.hidden_size
-
-    @property
-    def max_length(self) -> int:
-        return self._parent.max_length
-
-    def tokenize(self, text: str) -> list[int]:
-        return self._parent.tokenize(text)
-
     async def read(self, token_ids: Sequence[int], layers: Sequence[Layer] = ()) -> Reading:
-        if len(token_ids) > self.max_length:
-            raise RequestError(
-                f"A text has {len(token_ids)} tokens, more than the {self.max_length} of the model."
-            )
+        check_length(self, token_ids)
         seeding = self._engine.seeding
         return await self._engine.work(
             lambda _: _read(self._model, token_ids, layers, self.how, seeding)
@@ -155,9 +133,6 @@ class UntrainedSubject(Subject):
 
     async def overlaps(self, token_ids: Sequence[int], depth: int) -> Tensor:  # noqa: ARG002
         raise RequestError("There is no draft head for an untrained model.")
-
-    def untrained(self, how: Initialisation) -> AbstractAsyncContextManager[Subject]:
-        return self._parent.untrained(how)
 
 
 @torch.inference_mode()

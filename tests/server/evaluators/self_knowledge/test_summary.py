@@ -10,22 +10,6 @@ from cast_server.evaluators.measures.intervals import wilson_interval
 from cast_server.evaluators.self_knowledge.summary import gap, rate
 
 
-@pytest.mark.parametrize(
-    ("successes", "low", "high"),
-    [
-        (0, 0.000, 0.037),
-        (3, 0.010, 0.085),
-        (24, 0.167, 0.332),
-        (39, 0.300, 0.488),
-        (46, 0.366, 0.557),
-        (88, 0.802, 0.930),
-        (92, 0.850, 0.959),
-    ],
-)
-def test_wilson_of_a_hundred(successes: int, low: float, high: float) -> None:
-    assert wilson_interval(successes, 100) == pytest.approx((low, high), abs=5e-4)
-
-
 @given(st.integers(1, 400), st.data(), st.sampled_from((0.8, 0.95, 0.99)))
 def test_wilson_is_where_the_score_test_turns(
     total: int, data: st.DataObject, confidence: float
