@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "acceptance": "cast_bench.acceptance:main",
         "compare": "cast_bench.compare:main",
         "compiled-kernels": "cast_bench.compiled.cli:main",
+        "counting": "cast_bench.counting:main",
         "doctor": "cast_bench.doctor.cli:main",
         "draft-cost": "cast_bench.draft_cost:main",
         "kernels": "cast_bench.kernels.cli:main",

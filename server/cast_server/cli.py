@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import errno
 import json
-import logging
 import shlex
 import signal
 import socket
@@ -23,6 +22,8 @@ from pydantic.fields import FieldInfo
 from cast_server.config import EngineConfig, HttpConfig
 from cast_server.errors import ConfigError
 from cast_server.model_files import resolve_model
+from cast_server.observing.logs import set_up_logging
+from cast_server.observing.traces import check_endpoint
 
 _Config = TypeVar("_Config", bound=BaseModel)
 
@@ -38,6 +39,7 @@ examples:
 """
 
 _MODEL_FIELDS = ("model", "dtype", "device", "threads")
+_OBSERVING_FIELDS = ("log_format", "log_level", "log_texts", "otlp_endpoint")
 _SPECULATION_FIELDS = (
     "drafter",
     "head",
@@ -82,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_group(parser, "model", engine, _MODEL_FIELDS)
     _add_group(parser, "speculation", engine, _SPECULATION_FIELDS)
     _add_group(parser, "memory and batching", engine, (n for n in engine if n not in grouped))
-    _add_group(parser, "http", http, http)
+    _add_group(parser, "http", http, (n for n in http if n not in _OBSERVING_FIELDS))
+    _add_group(parser, "logs and traces", http, _OBSERVING_FIELDS)
     return parser
 
 
@@ -133,9 +136,10 @@ def _validated(config: type[_Config], given: dict[str, Any]) -> _Config:
 
 
 def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
+    check_endpoint(http_config.otlp_endpoint)
     name = http_config.served_model_name or resolve_model(engine_config.model).name
     with _bind(http_config) as sock:
-        _set_up_process()
+        _set_up_process(http_config)
         begun = time.monotonic()
         print(f"Loading {name} …", flush=True)
         # torch and transformers take seconds to import, and --help needs neither.
@@ -167,7 +171,7 @@ def _run_http(parts: Any, config: HttpConfig, sock: socket.socket, ready: str) -
             print(ready, flush=True)
 
     app = create_app(parts.engine, config, parts.evaluations)
-    options = uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=30)
+    options = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=30)
     try:
         Server(options).run(sockets=[sock])
     except OSError as error:  # two servers may bind one port while neither listens yet
@@ -211,10 +215,9 @@ def _try_it(address: str, name: str) -> str:
     )
 
 
-def _set_up_process() -> None:
+def _set_up_process(config: HttpConfig) -> None:
     # Service managers stop with SIGTERM; it should end as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("cast_server").setLevel(logging.INFO)
+    set_up_logging(config.log_format, config.log_level)
     # torch imports the module that our dependency pynvml replaces; users can do nothing about it.
     warnings.filterwarnings("ignore", "The pynvml package is deprecated", FutureWarning)

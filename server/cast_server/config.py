@@ -105,3 +105,17 @@ class HttpConfig(BaseModel):
         description="where evaluations are kept, so that a restart goes on with them; empty for "
         "none; default: the user's cache",
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of the log, on stderr: for people, or a JSON object each"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is worth a line; info has one for each request"
+    )
+    log_texts: bool = Field(
+        False, description="prompts and answers in the log, of all clients; for debugging only"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets a span for each "
+        "request, such as http://127.0.0.1:4318; needs the extra castserve[otel]; default: none",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -152,6 +153,30 @@ def test_server_starts_says_so_and_stops_cleanly(stop_signal: signal.Signals) ->
     assert said[0] == "Loading it's mine …\n"
     assert rest.endswith("engine stopped\nStopped.\n")
     assert "Traceback" not in errors
+
+
+def test_a_log_of_json_has_nothing_else_in_it() -> None:
+    with start("--port", "0", "--log-format", "json") as server:
+        assert server.stdout is not None
+        while not (ready := re.search(r"Ready on (\S+)", server.stdout.readline())):
+            assert server.poll() is None
+        with urllib.request.urlopen(ready[1]):
+            pass
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=30)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert lines
+    assert {line["logger"] for line in lines} == {"uvicorn.error"}
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+def test_a_quiet_log_is_empty() -> None:
+    with start("--port", "0", "--log-level", "error") as server:
+        assert server.stdout is not None
+        while "Ready on" not in server.stdout.readline():
+            assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=30)[1] == ""
 
 
 def test_what_the_engine_refuses_is_one_sentence() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from itertools import zip_longest
 
@@ -14,6 +14,7 @@ from cast_server.api.responses import (
     Usage,
 )
 from cast_server.engine.request import RequestOutput, SpeculationStats
+from cast_server.observing.request_times import request_times
 
 
 def usage_of(group: RequestGroup, last_outputs: Sequence[RequestOutput]) -> Usage:
@@ -29,8 +30,8 @@ def usage_of(group: RequestGroup, last_outputs: Sequence[RequestOutput]) -> Usag
     )
 
 
-def metrics_of(last_outputs: Iterable[RequestOutput]) -> Metrics:
-    """What drafting did for the request. Means of nothing are null."""
+def metrics_of(last_outputs: Sequence[RequestOutput]) -> Metrics:
+    """What drafting did for the request, and how long it took. Means of nothing are null."""
     each = [output.speculation for output in last_outputs]
     total = reduce(_add, each, SpeculationStats(policy=each[0].policy if each else "off"))
     steps, drafted = total.num_spec_steps, total.num_draft_tokens
@@ -46,8 +47,26 @@ def metrics_of(last_outputs: Iterable[RequestOutput]) -> Metrics:
             num_expected_draft_tokens=total.num_expected_draft_tokens,
             predicted_seconds=total.predicted_seconds,
             seconds=total.seconds,
-        )
+        ),
+        **_times(last_outputs),
     )
+
+
+def _times(last_outputs: Sequence[RequestOutput]) -> dict[str, float | None]:
+    if not any(output.timings for output in last_outputs):
+        return {}
+    times = request_times(last_outputs)
+    return {
+        "queue_time_ms": _milliseconds(times.queue),
+        "time_to_first_token_ms": _milliseconds(times.first_token),
+        "generation_time_ms": _milliseconds(times.generation),
+        "mean_itl_ms": _milliseconds(times.mean_itl),
+        "tokens_per_second": times.tokens_per_second,
+    }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
 
 
 def _add(left: SpeculationStats, right: SpeculationStats) -> SpeculationStats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
@@ -21,30 +21,41 @@ from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
 from cast_server.config import HttpConfig
 from cast_server.evaluators.jobs.service import Evaluations
+from cast_server.observing.middleware import ObservingMiddleware, RouteMiddleware
+from cast_server.observing.observer import Observer
 
 
 def create_app(
-    engine: Engine, config: HttpConfig, evaluations: Evaluations | None = None
+    engine: Engine,
+    config: HttpConfig,
+    evaluations: Evaluations | None = None,
+    observer: Observer | None = None,
 ) -> FastAPI:
     """Builds the application that serves `engine`, and `evaluations` if they are not off."""
+    if observer is None:
+        counts = None if evaluations is None else evaluations.unfinished
+        observer = Observer(engine, config, counts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if evaluations is None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(observer.running())
+            if evaluations is not None:
+                await stack.enter_async_context(evaluations.running())
             yield
-        else:
-            async with evaluations.running():
-                yield
 
     app = FastAPI(title="castserve", redirect_slashes=False, lifespan=lifespan)
     app.state.engine = engine
+    app.state.observer = observer
     app.state.token_text = TokenText(engine.tokenizer)
     install_handlers(app)
     # the one added last is the outermost
+    app.add_middleware(RouteMiddleware)
     app.add_middleware(BodyLimitMiddleware, max_bytes=config.max_body_bytes)
     app.add_middleware(CleanPathMiddleware)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(ObservingMiddleware, ended=observer.ended)
     for resource in (chat, completions, models, metrics, ops):
         app.include_router(resource.router)
     if evaluations is not None:

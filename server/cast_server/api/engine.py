@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 
@@ -42,6 +43,10 @@ class Engine(Protocol):
 
     def report(self) -> SpeculationReport:
         """What speculation has been worth so far."""
+        ...
+
+    def figures(self) -> Figures:
+        """All that the engine has counted, and how busy it is."""
         ...
 
     def check(self, request: Request) -> None:

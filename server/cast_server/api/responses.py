@@ -48,9 +48,18 @@ class SpeculativeDecodingMetrics(BaseModel):
 
 
 class Metrics(BaseModel):
-    """What the engine measured while it answered."""
+    """What the engine measured while it answered; times are absent if it told none.
+
+    Until the first step and the first token from the request's arrival, from there to the last
+    token; between the tokens of a choice; tokens of all choices since the first step.
+    """
 
     speculative_decoding: SpeculativeDecodingMetrics
+    queue_time_ms: float | None = None
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    mean_itl_ms: float | None = None
+    tokens_per_second: float | None = None
 
 
 class TopLogprob(BaseModel):

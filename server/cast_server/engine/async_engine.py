@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
@@ -103,6 +104,10 @@ class AsyncEngine:
     def report(self) -> SpeculationReport:
         """What speculation has been worth so far."""
         return self._core.report()
+
+    def figures(self) -> Figures:
+        """All that the engine has counted, and how busy it is."""
+        return self._core.figures()
 
     @property
     def is_alive(self) -> bool:

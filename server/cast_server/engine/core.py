@@ -19,6 +19,7 @@ from cast_profiler.drift import CorrectedCost
 from cast_server.engine.background import BACKGROUND_ROWS, Background
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.planner import Planner, expected_tokens
@@ -57,6 +58,7 @@ class EngineCore:
         self.eos_token_ids = eos_token_ids
         self.default_policy = default_policy
         self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
+        self.ledger = Ledger()
         self._sequences: dict[str, Sequence] = {}
 
     @property
@@ -76,6 +78,20 @@ class EngineCore:
         planner = self.planner
         error = self.drafter.calibration.report.error
         return planner.meter.report(error, planner.cost.drift)
+
+    def figures(self) -> Figures:
+        """All that is counted, and how busy the engine is; may be asked from any thread."""
+        scheduler, behind, pool = self.scheduler, self.background.scheduler, self.scheduler.pool
+        return Figures(
+            ledger=self.ledger.copy(),
+            drafter=self.drafter.name,
+            speculation=self.report(),
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            background=len(behind.running) + len(behind.waiting),
+            preemptions=scheduler.num_preemptions,
+            kv_usage=1 - pool.num_free / pool.num_blocks,
+        )
 
     def add(self, request: Request) -> None:
         """Queues a request. Raises `ValueError` for an unknown speculation policy."""
@@ -108,12 +124,16 @@ class EngineCore:
         scheduled = [] if is_turn else self.scheduler.schedule()
         if scheduled:
             outputs = self._step(scheduled)
-            background.share.earn(time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            self.ledger.spend("requests", seconds)
+            background.share.earn(seconds)
             return outputs
         # Others may be waiting for blocks that only background work can give back.
         outputs = self._step(background.advance())
+        seconds = time.perf_counter() - begin
+        self.ledger.spend("background", seconds)
         if has_others:
-            background.share.spend(time.perf_counter() - begin)
+            background.share.spend(seconds)
         return outputs
 
     def _step(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
@@ -140,13 +160,18 @@ class EngineCore:
             return [self._fail(one.sequence)]
 
     def _fail(self, sequence: Sequence) -> RequestOutput:
+        sequence.finish_reason = "error"
         if sequence.id in self._sequences:
             self._drop(sequence)
+        timings = sequence.watch.stop(time.monotonic())
         error = EngineFailureError("The server failed on this request; it may be sent again.")
-        return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
+        return RequestOutput(
+            request_id=sequence.id, finish_reason="error", error=error, timings=timings
+        )
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         begin = time.perf_counter()
+        num_prompt_rows = self.ledger.begin(scheduled)
         scheduler = self._scheduler_of(scheduled[0].sequence)
         plan = self.planner.plan(scheduled, scheduler.num_spare(scheduled))
         trees = [
@@ -171,6 +196,8 @@ class EngineCore:
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
         self.planner.learn(plan, verified.seconds, seconds, sum(expected), num_accepted, num_tokens)
+        num_tokens += num_prompt_rows
+        self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:
@@ -202,6 +229,7 @@ class EngineCore:
         kept, text = sequence.append(walk.tokens)
         self._advance(sequence, min(len(walk.accepted), len(kept)))
         sequence.trim(self.scheduler.pool)
+        self.ledger.commit(walk, len(kept))
         return _output(sequence, kept, text, self._logprobs(walk, kept, logits_RV))
 
     def _logprobs(self, walk: Walk, kept: Seq[int], logits_RV: Tensor) -> tuple[TokenLogprob, ...]:
@@ -219,6 +247,7 @@ class EngineCore:
 
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
+        self.ledger.end(sequence)
         self._scheduler_of(sequence).remove(sequence)
         try:
             self.drafter.release(sequence.id)
@@ -240,6 +269,7 @@ def _output(
         num_cached_tokens=sequence.num_cached,
         num_output_tokens=sequence.num_output,
         speculation=sequence.speculation(),
+        timings=None if sequence.finish_reason is None else sequence.watch.stop(time.monotonic()),
     )
 
 

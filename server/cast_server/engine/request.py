@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cast_server.engine.timings import Timings
 from cast_server.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -165,7 +166,8 @@ class RequestOutput:
     """News of one request after one step. `text` and `new_token_ids` are what this step added.
 
     `text` may lag behind the tokens: it holds back half characters and possible stop strings.
-    The last output of a request has a `finish_reason`, and `speculation` and counts are complete.
+    The last output of a request has a `finish_reason` and, if it ever was in the engine, `timings`;
+    `speculation` and counts are complete.
     """
 
     request_id: str
@@ -179,3 +181,4 @@ class RequestOutput:
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
     speculation: SpeculationStats = SpeculationStats()
+    timings: Timings | None = None

@@ -11,6 +11,7 @@ from cast_drafters.policy import Policy
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.request import FinishReason, Request, SpeculationStats
+from cast_server.engine.timings import Stopwatch
 
 
 class Sequence:
@@ -24,6 +25,7 @@ class Sequence:
     ) -> None:
         self.request = request
         self.params = request.params
+        self.watch = Stopwatch(request.arrival_time)
         self.policy = policy
         self.stop_ids = stop_ids
         self.text = text

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import Meter, SpeculationReport
 from cast_server.engine.request import Request, RequestOutput, SpeculationStats, TokenLogprob
 from cast_server.errors import RequestError
@@ -67,6 +68,9 @@ class FakeEngine:
 
     def report(self) -> SpeculationReport:
         return Meter().report(math.nan, 1.0)
+
+    def figures(self) -> Figures:
+        return Figures(Ledger(), "ngram", self.report(), 0, 0, 0, 0, 0.0)
 
     def check(self, request: Request) -> None:
         if self.refusal is not None:
