@@ -11,7 +11,7 @@ from cast_server.api.token_text import TokenText
 from cast_server.evaluators.jobs.service import Evaluations
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:  # a plain function would be called in a thread
     return cast(Engine, request.app.state.engine)
 
 
