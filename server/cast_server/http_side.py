@@ -91,6 +91,7 @@ class HttpSide:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # the rest is told here
         try:
             with asyncio.Runner(loop_factory=options.get_loop_factory()) as runner:
                 runner.run(self._live(_Uvicorn(options), guard))
