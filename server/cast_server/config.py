@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cast_server.edge_config import EdgeConfig
+
 
 class EngineConfig(BaseModel):
     """What the engine needs. Sizes are in tokens unless they say otherwise."""
@@ -84,7 +86,7 @@ class EngineConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
 
 
-class HttpConfig(BaseModel):
+class HttpConfig(EdgeConfig):
     """Where and how to listen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())

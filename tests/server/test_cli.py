@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cast_server import cli
+from cast_server import cli, serving
 from cast_server.config import EngineConfig, HttpConfig
 
 SERVER_ROOT = str(Path(cli.__file__).parents[1])
@@ -22,13 +22,16 @@ SERVER_ROOT = str(Path(cli.__file__).parents[1])
 # Stands in for the engine and the app, so that the command itself is what is tested.
 STUB = """
 import signal, sys, types
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from cast_server import cli
 from cast_server.errors import ConfigError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 class Parts:
-    engine = evaluations = None
+    engine, evaluations = types.SimpleNamespace(is_alive=True), None
     def start(self): print("engine started", flush=True)
     def stop(self): print("engine stopped", flush=True)
 
@@ -36,10 +39,7 @@ def build_parts(config, http):
     {build}
     return Parts()
 
-async def app(scope, receive, send):
-    if scope["type"] == "http":
-        await send({{"type": "http.response.start", "status": 200, "headers": []}})
-        await send({{"type": "http.response.body", "body": b"hello"}})
+app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
 
 sys.modules["cast_server.build"] = types.SimpleNamespace(build_parts=build_parts)
 sys.modules["cast_server.api.app"] = types.SimpleNamespace(create_app=lambda *_: app)
@@ -203,4 +203,4 @@ def test_interrupt_while_loading() -> None:
     ],
 )
 def test_address_can_be_opened(host: str, address: str) -> None:
-    assert cli._address(host, 80) == address
+    assert serving.address(host, 80) == address

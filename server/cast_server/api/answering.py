@@ -14,6 +14,7 @@ from cast_server.api.generation import merged_outputs, run_while_connected
 from cast_server.api.protocol import GenerationRequest, StreamOptions
 from cast_server.api.requests import RequestGroup
 from cast_server.api.streaming import EventStream, answer_events
+from cast_server.api.terms import on_terms
 from cast_server.engine.request import RequestOutput, TokenLogprob
 
 
@@ -21,6 +22,7 @@ async def respond(
     engine: Engine, group: RequestGroup, form: Format, body: GenerationRequest, http: Request
 ) -> Response:
     """Generates and answers in the way that the body asks for."""
+    group = on_terms(group, body.timeout, http)
     if body.stream:
         events = answer_events(engine, group, form, body.stream_options or StreamOptions())
         return EventStream(events)

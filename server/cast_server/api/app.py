@@ -7,14 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from cast_server.api.edge import Edge, surround
 from cast_server.api.engine import Engine
-from cast_server.api.failures import install_handlers
-from cast_server.api.middleware import (
-    BodyLimitMiddleware,
-    CleanPathMiddleware,
-    InternalErrorMiddleware,
-    RequestIdMiddleware,
-)
 from cast_server.api.routes import chat, completions, metrics, models, ops
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
@@ -29,9 +23,14 @@ def create_app(
     engine: Engine,
     config: HttpConfig,
     evaluations: Evaluations | None = None,
+    edge: Edge | None = None,
     observer: Observer | None = None,
 ) -> FastAPI:
-    """Builds the application that serves `engine`, and `evaluations` if they are not off."""
+    """Builds the application that serves `engine`, and `evaluations` if they are not off.
+
+    Without an `edge` of somebody who loads and stops it, it is ready at once and for everybody.
+    """
+    edge = edge or Edge()
     if observer is None:
         counts = None if evaluations is None else evaluations.unfinished
         observer = Observer(engine, config, counts)
@@ -48,18 +47,15 @@ def create_app(
     app.state.engine = engine
     app.state.observer = observer
     app.state.token_text = TokenText(engine.tokenizer)
-    install_handlers(app)
     # the one added last is the outermost
     app.add_middleware(RouteMiddleware)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=config.max_body_bytes)
-    app.add_middleware(CleanPathMiddleware)
-    app.add_middleware(InternalErrorMiddleware)
-    app.add_middleware(RequestIdMiddleware)
+    surround(app, config, edge)
     app.add_middleware(ObservingMiddleware, ended=observer.ended)
     for resource in (chat, completions, models, metrics, ops):
         app.include_router(resource.router)
     if evaluations is not None:
         app.state.evaluations = evaluations
+        edge.lifecycle.on_drain(evaluations.changes.tell)
         app.include_router(evaluators_router(evaluations.evaluators))
         app.include_router(evaluations_router(evaluations.evaluators))
     return app

@@ -13,7 +13,7 @@ from cast_server.observing.exchange import WatchedEngine, exchange_of
 from cast_server.observing.observer import Observer
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:  # a plain function would be called in a thread
     """Whatever the handler asks of it is noted as part of the HTTP request."""
     engine, exchange = request.app.state.engine, exchange_of(request.scope)
     if exchange is None:

@@ -47,11 +47,18 @@ def error_body(error: RequestError) -> bytes:
     return ErrorBody(error=detail).model_dump_json().encode()
 
 
+def error_event(error: RequestError) -> bytes:
+    """A failure as the last event but [DONE] of a stream."""
+    return b"data: " + error_body(error) + b"\n\ndata: [DONE]\n\n"
+
+
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer to a request that failed."""
     all_headers = dict(headers or {})
     if error.retry_after is not None:
         all_headers["Retry-After"] = str(error.retry_after)
+    if error.is_final:
+        all_headers["x-should-retry"] = "false"
     return _ErrorResponse(error, all_headers)
 
 

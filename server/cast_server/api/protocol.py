@@ -25,6 +25,9 @@ from cast_server.engine.request import MAX_LOGPROBS
 from cast_server.errors import RequestError
 
 MAX_COPIES = 128
+MAX_CHOICES = 1024
+MAX_STOPS, MAX_STOP_CHARS = 64, 1000
+MAX_TOKEN_RULES = 4096  # of one kind
 
 # Python takes True for 1 and pydantic takes "1" for 1. OpenAI does neither.
 Integer = Annotated[int, Field(strict=True)]
@@ -35,8 +38,14 @@ TokenIds = tuple[int, ...]
 
 def _read_stop(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        return (value,)
+        value = [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        # they are looked for after every token
+        if len(value) > MAX_STOPS or max(map(len, value), default=0) > MAX_STOP_CHARS:
+            raise RequestError(
+                f"stop takes at most {MAX_STOPS} strings of up to {MAX_STOP_CHARS} characters.",
+                "stop",
+            )
         return tuple(value)
     raise RequestError("stop must be a string or an array of strings.", "stop")
 
@@ -44,7 +53,13 @@ def _read_stop(value: object) -> tuple[str, ...]:
 def _read_logit_bias(value: object) -> dict[int, float]:
     if not isinstance(value, dict):
         raise RequestError("logit_bias must be an object of token ids and numbers.", "logit_bias")
+    _check_rules(len(value), "logit_bias")
     return {_read_token_id(key): _read_bias(key, bias) for key, bias in value.items()}
+
+
+def _check_rules(count: int, name: str) -> None:
+    if count > MAX_TOKEN_RULES:
+        raise RequestError(f"{name} takes at most {MAX_TOKEN_RULES} tokens, got {count}.", name)
 
 
 def _read_token_id(key: str) -> int:
@@ -69,6 +84,11 @@ def _read_prompts(value: object) -> tuple[str | TokenIds, ...]:
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
             return (tuple(value),)
+        if len(value) > MAX_CHOICES:
+            raise RequestError(
+                f"at most {MAX_CHOICES} prompts can be sent at once, got {len(value)}.",
+                "prompt",
+            )
         return tuple(_read_prompt(item) for item in value)
     raise RequestError(
         "prompt must be a string, an array of strings, an array of token ids or an array of arrays "
@@ -171,6 +191,7 @@ class GenerationRequest(_Fields):
     include_stop_str_in_output: Boolean = False
     ignore_eos: Boolean = False
     skip_special_tokens: Boolean = True
+    timeout: Number | None = Field(None, gt=0)
 
     @model_validator(mode="before")
     @classmethod
@@ -178,6 +199,12 @@ class GenerationRequest(_Fields):
         if isinstance(data, dict):
             refuse_unsupported(data)
         return data
+
+    @field_validator("stop_token_ids")
+    @classmethod
+    def _check_stop_token_ids(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        _check_rules(len(value), "stop_token_ids")
+        return value
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationRequest:

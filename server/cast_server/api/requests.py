@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cast_server.api.engine import Engine
 from cast_server.api.protocol import (
+    MAX_CHOICES,
     ChatCompletionRequest,
     CompletionRequest,
     GenerationRequest,
@@ -18,7 +19,6 @@ from cast_server.api.protocol import (
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.errors import ContextLengthError, RequestError, UnknownModelError
 
-MAX_CHOICES = 1024
 _Body = ChatCompletionRequest | CompletionRequest
 _DEFAULT_COMPLETION_TOKENS = 16
 _SEED_MASK = 2**63 - 1

@@ -181,9 +181,15 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """The answer of /health."""
+    """The answer of /health: "ok" comes with a 200, all else with a 503."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "loading", "draining"]
+
+
+class Version(BaseModel):
+    """The answer of /version."""
+
+    version: str
 
 
 class ErrorDetail(BaseModel):

@@ -10,9 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from cast_server.api.accounting import metrics_of, usage_of
 from cast_server.api.engine import Engine
-from cast_server.api.failures import as_request_error, error_body
+from cast_server.api.failures import as_request_error, error_event
 from cast_server.api.formats import Chunk, Format
 from cast_server.api.generation import ClientGoneError, merged_outputs, run_while_connected
+from cast_server.api.pings import pinging
 from cast_server.api.protocol import StreamOptions
 from cast_server.api.requests import RequestGroup
 from cast_server.engine.request import RequestOutput
@@ -28,12 +29,15 @@ class EventStream(StreamingResponse):
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self._events = events
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # While a client reads slowly, its events wait at a yield, where no cancellation reaches
         # them: hence the explicit closing, which aborts the engine's requests.
         with suppress(ClientGoneError):
-            async with aclosing(self._events):
-                await run_while_connected(self.stream_response(send), receive)
+            async with (
+                aclosing(self._events),
+                pinging(send, scope["app"].state.sse_ping) as sending,
+            ):
+                await run_while_connected(self.stream_response(sending), receive)
 
 
 async def answer_events(
@@ -45,8 +49,9 @@ async def answer_events(
             async for chunk in chunks:
                 yield _event(chunk.model_dump_json(exclude_unset=True).encode())
     except Exception as error:  # noqa: BLE001 - it is too late for a status, so the stream tells it
-        yield _event(error_body(as_request_error(error)))
-    yield _event(b"[DONE]")
+        yield error_event(as_request_error(error))
+    else:
+        yield _event(b"[DONE]")
 
 
 async def _answer_chunks(

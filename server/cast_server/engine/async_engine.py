@@ -25,6 +25,7 @@ from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
     ContextLengthError,
+    DeadlineError,
     EngineFailureError,
     EngineOverloadedError,
     RequestError,
@@ -156,7 +157,8 @@ class AsyncEngine:
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Outputs of one checked request, until one has a `finish_reason`.
 
-        Closing the iterator, or cancelling whoever waits for it, aborts the request.
+        Closing the iterator, or cancelling whoever waits for it, aborts the request. So does its
+        deadline, with a `DeadlineError`.
         """
         outputs: asyncio.Queue[RequestOutput] = asyncio.Queue()
         with self._lock:
@@ -167,7 +169,7 @@ class AsyncEngine:
         is_finished = False
         try:
             while not is_finished:
-                output = await outputs.get()
+                output = await _before(request.deadline, outputs)
                 is_finished = output.finish_reason is not None
                 yield output
         finally:
@@ -294,6 +296,18 @@ class AsyncEngine:
         self._deliver(
             [RequestOutput(request_id=i, finish_reason="error", error=error) for i in ids]
         )
+
+
+async def _before(deadline: float | None, outputs: asyncio.Queue[RequestOutput]) -> RequestOutput:
+    left = None if deadline is None else deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(left):
+            output = await outputs.get()
+    except TimeoutError:
+        raise DeadlineError from None
+    if left is not None and left <= 0:  # a queue that is full needs no waiting, so nothing expired
+        raise DeadlineError
+    return output
 
 
 def _put_all(batch: list[tuple[_Stream, RequestOutput]]) -> None:

@@ -110,6 +110,7 @@ class Request:
     `owner` is an opaque name for who sent it, such as the id of an API key; "" for nobody known.
     What is learned from one owner's requests helps no other's.
     is_background: gets a share of the time that others leave, or all of it where there are none.
+    deadline: `time.monotonic()` from which on nobody wants the answer any more.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic)
     owner: str = ""
     is_background: bool = False
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
