@@ -15,7 +15,7 @@ from cast_server.api.middleware import (
     InternalErrorMiddleware,
     RequestIdMiddleware,
 )
-from cast_server.api.routes import chat, completions, metrics, models, ops
+from cast_server.api.routes import chat, completions, metrics, models, ops, page, status
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
@@ -45,7 +45,7 @@ def create_app(
     app.add_middleware(CleanPathMiddleware)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(RequestIdMiddleware)
-    for resource in (chat, completions, models, metrics, ops):
+    for resource in (chat, completions, models, metrics, ops, page, status):
         app.include_router(resource.router)
     if evaluations is not None:
         app.state.evaluations = evaluations

@@ -15,7 +15,8 @@ def _engine(request: Request) -> Engine:
     return cast(Engine, request.app.state.engine)
 
 
-def _token_text(request: Request) -> TokenText:
+def token_text(request: Request) -> TokenText:
+    """The bytes behind tokens of the served model."""
     return cast(TokenText, request.app.state.token_text)
 
 
@@ -24,5 +25,5 @@ def _evaluations(request: Request) -> Evaluations:
 
 
 EngineDep = Annotated[Engine, Depends(_engine)]
-TokenTextDep = Annotated[TokenText, Depends(_token_text)]
+TokenTextDep = Annotated[TokenText, Depends(token_text)]
 EvaluationsDep = Annotated[Evaluations, Depends(_evaluations)]

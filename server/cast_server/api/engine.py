@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus
 
 
 class Engine(Protocol):
@@ -42,6 +43,10 @@ class Engine(Protocol):
 
     def report(self) -> SpeculationReport:
         """What speculation has been worth so far."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
         ...
 
     def check(self, request: Request) -> None:

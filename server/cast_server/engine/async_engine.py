@@ -22,6 +22,8 @@ from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus, status_of
+from cast_server.engine.trace import check_traceable
 from cast_server.errors import (
     ContextLengthError,
     EngineFailureError,
@@ -104,6 +106,10 @@ class AsyncEngine:
         """What speculation has been worth so far."""
         return self._core.report()
 
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
+        return status_of(self._core)
+
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -133,6 +139,7 @@ class AsyncEngine:
         if wrong is not None:
             raise RequestError(f"Token id {wrong} is not below {self.vocab_size}, the vocabulary.")
         self._check_length(len(prompt), params.max_tokens)
+        check_traceable(request, self._core.drafter)
         try:
             self._core.policy_of(request)
         except ValueError as cause:
