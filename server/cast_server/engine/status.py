@@ -67,7 +67,8 @@ def status_of(core: EngineCore) -> EngineStatus:
 
 
 def _curve(cost: CorrectedCost) -> CostCurveNow:
-    base, rows, keys = cost.base, _USUAL_ROWS, _USUAL_KEYS
+    base, keys = cost.base, _USUAL_KEYS
+    rows: tuple[int, ...] = _USUAL_ROWS
     if isinstance(base, CostTable):
         rows, keys = base.verify.rows, base.verify.keys_at_measurement
     return CostCurveNow(

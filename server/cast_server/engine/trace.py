@@ -21,12 +21,14 @@ if TYPE_CHECKING:  # outputs hold traces, and walks know requests
 
 MAX_NODES: Final = 256  # of a step that are told, the likeliest and the accepted ones
 
-# What the numbers in `DraftTree.sources_T` stand for.
+# What the numbers in `DraftTree.sources_T` stand for, by drafter; whichever it is, one number is
+# the text that a client expects.
 SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "eagle": ("head", "text", "store"),
     "ngram": ("text",),
     "draft-model": ("model",),
 }
+_PREDICTION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,4 +125,6 @@ def _kept(log_probs: list[float], accepted: Seq[int]) -> list[int]:
 
 
 def _name(names: tuple[str, ...], number: int) -> str | None:
+    if number == _PREDICTION:
+        return "prediction"
     return names[number] if 0 <= number < len(names) else None

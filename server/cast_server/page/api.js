@@ -9,6 +9,10 @@ export class ServerError extends Error {
   }
 }
 
+export function isKeyWanted(error) {
+  return error.status === 401 || error.status === 403;
+}
+
 /** The API key, kept for this tab at most. */
 export class KeyRing {
   constructor() {
@@ -73,7 +77,7 @@ async function refusal(answer) {
   try {
     message = (await answer.json()).error.message;
   } catch { /* not one of this server's own answers */ }
-  if (answer.status === 401 || answer.status === 403) {
+  if (isKeyWanted(answer)) {
     return new ServerError(
       "This server wants an API key. Enter yours under Settings, then send again.", answer.status,
     );

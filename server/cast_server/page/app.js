@@ -1,6 +1,6 @@
 // Puts the page together: what is asked, what comes, what is shown of it.
 
-import { KeyRing, streamChat } from "./api.js";
+import { isKeyWanted, KeyRing, streamChat } from "./api.js";
 import { drawDepths, drawTimes } from "./charts.js";
 import { Chat } from "./chat.js";
 import { compare } from "./compare.js";
@@ -9,7 +9,7 @@ import { bodyFor, offerPolicies } from "./form.js";
 import { LoadWatch } from "./load.js";
 import { pieces, Run } from "./run.js";
 import { StepView } from "./stepview.js";
-import { fixed, nameOf, percent } from "./wording.js";
+import { classOf, fixed, nameOf, percent } from "./wording.js";
 
 const EXAMPLES = [
   "List the days of the week.",
@@ -26,6 +26,7 @@ class Page {
     this.status = null;
     this.run = null; // the answer that is being watched
     this.stopper = null; // while something is on its way
+    this.legend = new Set();
     this.drawFigures = atMostEvery(120, () => this.#drawFigures());
     this.#drawFigures();
     this.#listen();
@@ -118,27 +119,22 @@ class Page {
 
   #complain(error) {
     this.chat.say(error.message);
-    if (error.status === 401 || error.status === 403) {
-      byId("key-field").hidden = false;
-      byId("settings").open = true;
-      byId("key").focus();
-    }
+    if (!isKeyWanted(error)) return;
+    byId("key-field").hidden = false;
+    byId("settings").open = true;
+    byId("key").focus();
   }
 
   #meet(status) {
     if (this.status === null) this.chat.say(null);
     this.status = status;
     offerPolicies(status);
-    this.#drawLegend(["own", ...(status.sources.length ? status.sources : ["other"])]);
+    this.#drawLegend(["own", ...status.sources]);
   }
 
   #miss(error) {
     if (this.stopper || this.status !== null) return; // the next question will tell
-    this.chat.say(error.message);
-    if (error.status === 401 || error.status === 403) {
-      byId("key-field").hidden = false;
-      byId("settings").open = true;
-    }
+    this.#complain(error);
   }
 
   #jump(event, run) {
@@ -153,7 +149,8 @@ class Page {
     byId("again").disabled = isBusy || this.history.at(-1)?.role !== "assistant";
     byId("fresh").disabled = isBusy;
     byId("compare").disabled = isBusy || !this.run?.finish;
-    byId("compare").textContent = `Compare with ${this.run?.policy === "off" ? this.status?.default_policy : "off"}`;
+    const other = this.run?.policy === "off" ? this.status.default_policy : "off";
+    byId("compare").textContent = `Compare with ${other}`;
   }
 
   #drawFigures() {
@@ -169,11 +166,16 @@ class Page {
     );
     drawDepths(byId("depth"), run?.depths ?? []);
     drawTimes(byId("time"), run?.times ?? []);
+    this.#drawLegend(run?.sources ?? []);
   }
 
+  /** Adds what the legend lacks. */
   #drawLegend(sources) {
-    if (byId("legend").childElementCount) return;
-    byId("legend").append(...sources.map((one) => make("li", { class: `token ${one}` }, nameOf(one))));
+    for (const one of sources) {
+      if (this.legend.has(nameOf(one))) continue;
+      this.legend.add(nameOf(one));
+      byId("legend").append(make("li", { class: `token ${classOf(one)}` }, nameOf(one)));
+    }
   }
 
   #listen() {

@@ -70,9 +70,11 @@ class Answer {
     this.note = note;
     this.chat = chat;
     this.painter = new Painter(text);
+    this.isFinished = false;
   }
 
   paint(run) {
+    if (this.isFinished) return; // a frame that was asked for before the end
     this.chat.following(() => {
       this.painter.paint();
       if (run.numTokens) this.note.textContent = summary(run, "");
@@ -80,6 +82,7 @@ class Answer {
   }
 
   finish(run, how) {
+    this.isFinished = true;
     this.chat.following(() => {
       this.painter.finish();
       this.note.textContent = summary(run, how);

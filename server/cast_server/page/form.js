@@ -19,7 +19,8 @@ function fitSize() {
   const chosen = byId("policy").selectedOptions[0];
   const size = chosen?.dataset.size ?? "0";
   byId("size").disabled = size === "0";
-  byId("size").placeholder = size === "0" ? "–" : size;
+  byId("size").placeholder = size;
+  byId("size-field").hidden = size === "0";
 }
 
 function speculation() {

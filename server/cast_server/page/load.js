@@ -1,7 +1,7 @@
 // The load of the server, asked for every two seconds while somebody looks.
 
 import { drawCost } from "./charts.js";
-import { getStatus } from "./api.js";
+import { getStatus, isKeyWanted } from "./api.js";
 import { byId, make } from "./dom.js";
 import { fixed, percent } from "./wording.js";
 
@@ -14,17 +14,20 @@ export class LoadWatch {
     this.onStatus = onStatus;
     this.onError = onError;
     document.addEventListener("visibilitychange", () => document.hidden || this.look());
-    setInterval(() => document.hidden || this.look(), EVERY);
+    this.isRefused = false; // then there is no use in asking until the key has changed
+    setInterval(() => document.hidden || this.isRefused || this.look(), EVERY);
     this.look();
   }
 
   async look() {
     try {
       const status = await getStatus(this.ring);
+      this.isRefused = false;
       this.onStatus(status);
       this.#show(status);
     } catch (error) {
       byId("load").replaceChildren();
+      this.isRefused = isKeyWanted(error);
       this.onError(error);
     }
   }

@@ -1,7 +1,7 @@
 // Writes an answer as it comes, each token in the colour of its source.
 
 import { make } from "./dom.js";
-import { kindOf, nameOf } from "./wording.js";
+import { classOf, nameOf } from "./wording.js";
 
 /**
  * The text is the answer's own; tokens only say where colours change. Text never comes before its
@@ -51,7 +51,7 @@ export class Painter {
     this.painted += text.length;
     if (source === null) parent.append(text);
     else {
-      const attributes = { class: `token ${kindOf(source)}`, title: `From ${nameOf(source)}` };
+      const attributes = { class: `token ${classOf(source)}`, title: `From ${nameOf(source)}` };
       parent.append(make("span", { ...attributes, "data-step": step }, text));
     }
   }

@@ -16,6 +16,7 @@ export class Run {
     this.times = []; // [predicted, actual] seconds of the last decoding steps
     this.numSteps = this.numDrafted = this.numAccepted = this.numTokens = 0;
     this.depths = Array.from({ length: MOST_DEPTHS }, () => ({ steps: 0, accepted: 0, expected: 0 }));
+    this.sources = new Set();
     this.first = this.last = null;
   }
 
@@ -75,6 +76,7 @@ export class Run {
     const levels = [];
     const depthOf = [];
     for (const node of step.nodes) {
+      this.sources.add(node.source ?? "other");
       const depth = node.parent < 0 ? 0 : depthOf[node.parent] + 1;
       depthOf.push(depth);
       levels[depth] = (levels[depth] ?? 0) + node.probability;

@@ -104,7 +104,7 @@ function facts(step) {
   const drafted = step.nodes.length + step.num_nodes_left_out;
   const parts = [];
   if (step.ends_prompt) parts.push("The prompt's last step: it has no drafts yet");
-  else if (!drafted) parts.push("Nothing drafted: it would not have paid");
+  else if (!drafted) parts.push("Nothing was drafted");
   else {
     const bonus = step.bonus === null ? "" : " and a bonus";
     parts.push(`${counted(drafted, "draft token")}, ${step.accepted.length} accepted${bonus}`);

@@ -1,10 +1,10 @@
 // The draft tree of one step: where its nodes go, and how they are drawn.
 
 import { draw } from "./dom.js";
-import { clipped, kindOf, nameOf, percent, seen } from "./wording.js";
+import { clipped, classOf, nameOf, percent, seen } from "./wording.js";
 
-const ROW = 30;
-const HEIGHT = 22;
+const ROW = 27;
+const HEIGHT = 21;
 const GAP = 46;
 const EDGE = 10;
 const MOST_CHARACTERS = 14;
@@ -121,7 +121,7 @@ function drawNode(node, picture, show) {
 
 function classes(node) {
   const fate = node.isRoot ? "root" : node.isBonus ? "bonus" : node.isKept ? "accepted" : "rejected";
-  return `${fate} ${node.isRoot || node.isBonus ? "own" : kindOf(node.source)}`;
+  return `${fate} ${classOf(node.isRoot || node.isBonus ? "own" : node.source)}`;
 }
 
 /** Arrow keys go along the branches, as in any tree. */

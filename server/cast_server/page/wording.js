@@ -11,12 +11,16 @@ const SOURCES = {
 };
 
 /** The class of a source in the style sheet. */
-export function kindOf(source) {
-  return source in SOURCES ? source : "other";
+export function classOf(source) {
+  return `from-${known(source)}`;
 }
 
 export function nameOf(source) {
-  return SOURCES[kindOf(source)];
+  return SOURCES[known(source)];
+}
+
+function known(source) {
+  return Object.hasOwn(SOURCES, source) ? source : "other";
 }
 
 /** A token with its spaces and line ends to be seen. */

@@ -70,7 +70,7 @@ def _answer(name: str, http: Request) -> Response:
     file = _FILES.get(name)
     if file is None:
         return error_response(http_error(404, f"GET {http.url.path} is no URL of this server."))
-    if http.headers.get("if-none-match") == file.headers["ETag"]:
+    if file.headers["ETag"] in http.headers.get("if-none-match", ""):
         kept = {key: text for key, text in file.headers.items() if key != "Content-Type"}
         return Response(status_code=304, headers=kept)
     return Response(file.content, headers=dict(file.headers))
