@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from fastapi import Request, Response
 
 from cast_server.api.accounting import metrics_of, usage_of
+from cast_server.api.dependencies import token_text
 from cast_server.api.engine import Engine
 from cast_server.api.formats import FinishedChoice, Format
 from cast_server.api.generation import merged_outputs, run_while_connected
 from cast_server.api.protocol import GenerationRequest, StreamOptions
 from cast_server.api.requests import RequestGroup
+from cast_server.api.step_traces import CollectedTraces, TraceWriter
 from cast_server.api.streaming import EventStream, answer_events
 from cast_server.api.terms import on_terms
 from cast_server.engine.request import RequestOutput, TokenLogprob
@@ -23,14 +25,18 @@ async def respond(
 ) -> Response:
     """Generates and answers in the way that the body asks for."""
     group = on_terms(group, body.timeout, http)
+    traces = TraceWriter(token_text(http))
     if body.stream:
-        events = answer_events(engine, group, form, body.stream_options or StreamOptions())
-        return EventStream(events)
-    choices = await run_while_connected(_collect(engine, group), http.receive)
+        options = body.stream_options or StreamOptions()
+        return EventStream(answer_events(engine, group, form, options, traces))
+    collected = CollectedTraces(traces)
+    choices = await run_while_connected(_collect(engine, group, collected), http.receive)
     last_outputs = [choice.last_output for choice in choices]
     answer = form.answer(choices)
     answer.usage = usage_of(group, last_outputs)
     answer.metrics = metrics_of(last_outputs)
+    if (steps := collected.whole()) is not None:
+        answer.speculation = steps
     return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
 
@@ -50,9 +56,12 @@ class _GrowingChoice:
         return FinishedChoice("".join(self.texts), tuple(self.logprobs), self.last_output)
 
 
-async def _collect(engine: Engine, group: RequestGroup) -> list[FinishedChoice]:
+async def _collect(
+    engine: Engine, group: RequestGroup, traces: CollectedTraces
+) -> list[FinishedChoice]:
     choices = [_GrowingChoice() for _ in group.requests]
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
             choices[index].add(output)
+            traces.add(index, output)
     return [choice.finished() for choice in choices]

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from cast_server.api.edge import Edge, surround
 from cast_server.api.engine import Engine
-from cast_server.api.routes import chat, completions, metrics, models, ops
+from cast_server.api.routes import chat, completions, metrics, models, ops, page, status
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
@@ -51,7 +51,7 @@ def create_app(
     app.add_middleware(RouteMiddleware)
     surround(app, config, edge)
     app.add_middleware(ObservingMiddleware, ended=observer.ended)
-    for resource in (chat, completions, models, metrics, ops):
+    for resource in (chat, completions, models, metrics, ops, page, status):
         app.include_router(resource.router)
     if evaluations is not None:
         app.state.evaluations = evaluations

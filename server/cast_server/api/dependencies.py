@@ -26,7 +26,8 @@ def _observer(request: Request) -> Observer:
     return cast(Observer, request.app.state.observer)
 
 
-def _token_text(request: Request) -> TokenText:
+def token_text(request: Request) -> TokenText:
+    """The bytes behind tokens of the served model."""
     return cast(TokenText, request.app.state.token_text)
 
 
@@ -36,5 +37,5 @@ def _evaluations(request: Request) -> Evaluations:
 
 EngineDep = Annotated[Engine, Depends(_engine)]
 ObserverDep = Annotated[Observer, Depends(_observer)]
-TokenTextDep = Annotated[TokenText, Depends(_token_text)]
+TokenTextDep = Annotated[TokenText, Depends(token_text)]
 EvaluationsDep = Annotated[Evaluations, Depends(_evaluations)]

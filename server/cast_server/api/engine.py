@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus
 
 
 class Engine(Protocol):
@@ -47,6 +48,10 @@ class Engine(Protocol):
 
     def figures(self) -> Figures:
         """All that the engine has counted, and how busy it is."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
         ...
 
     def check(self, request: Request) -> None:

@@ -164,6 +164,7 @@ class Speculation(_Fields):
     policy: str | None = None
     max_draft_tokens: Integer | None = Field(None, ge=0)
     weight: Number = Field(1.0, ge=0.01, le=100.0)
+    trace: Boolean = False
 
 
 class GenerationRequest(_Fields):

@@ -103,7 +103,7 @@ def _group(
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     wish = body.speculation
-    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight)
+    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight, wish.trace)
     _check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
     _check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []

@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from cast_server.api.step_traces import SpeculationTrace
+
 FinishReason = Literal["stop", "length"]
 
 
@@ -140,6 +142,7 @@ class _Answer(BaseModel):
     model: str
     usage: Usage | None = None
     metrics: Metrics | None = None
+    speculation: SpeculationTrace | None = None
 
 
 class ChatCompletion(_Answer):

@@ -16,6 +16,7 @@ from cast_server.api.generation import ClientGoneError, merged_outputs, run_whil
 from cast_server.api.pings import pinging
 from cast_server.api.protocol import StreamOptions
 from cast_server.api.requests import RequestGroup
+from cast_server.api.step_traces import TraceWriter
 from cast_server.engine.request import RequestOutput
 
 
@@ -41,11 +42,15 @@ class EventStream(StreamingResponse):
 
 
 async def answer_events(
-    engine: Engine, group: RequestGroup, form: Format, options: StreamOptions
+    engine: Engine,
+    group: RequestGroup,
+    form: Format,
+    options: StreamOptions,
+    traces: TraceWriter,
 ) -> AsyncGenerator[bytes, None]:
     """The whole stream of an answer. A failure is its last event but [DONE]."""
     try:
-        async with aclosing(_answer_chunks(engine, group, form, options)) as chunks:
+        async with aclosing(_answer_chunks(engine, group, form, options, traces)) as chunks:
             async for chunk in chunks:
                 yield _event(chunk.model_dump_json(exclude_unset=True).encode())
     except Exception as error:  # noqa: BLE001 - it is too late for a status, so the stream tells it
@@ -55,10 +60,14 @@ async def answer_events(
 
 
 async def _answer_chunks(
-    engine: Engine, group: RequestGroup, form: Format, options: StreamOptions
+    engine: Engine,
+    group: RequestGroup,
+    form: Format,
+    options: StreamOptions,
+    traces: TraceWriter,
 ) -> AsyncGenerator[Chunk, None]:
     latest = [RequestOutput(request_id=request.id) for request in group.requests]
-    async with aclosing(_choice_chunks(engine, group, form, latest)) as chunks:
+    async with aclosing(_choice_chunks(engine, group, form, latest, traces)) as chunks:
         async for chunk in chunks:
             if options.include_usage:
                 chunk.usage = usage_of(group, latest) if options.continuous_usage_stats else None
@@ -73,7 +82,11 @@ async def _answer_chunks(
 
 
 async def _choice_chunks(
-    engine: Engine, group: RequestGroup, form: Format, latest: list[RequestOutput]
+    engine: Engine,
+    group: RequestGroup,
+    form: Format,
+    latest: list[RequestOutput],
+    traces: TraceWriter,
 ) -> AsyncGenerator[Chunk, None]:
     """All chunks that belong to a choice. Keeps in `latest` how far each has come."""
     for chunk in form.opening(len(group.requests)):
@@ -81,8 +94,11 @@ async def _choice_chunks(
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
             latest[index] = output
-            if output.text or output.logprobs:
-                yield form.news(index, output)
+            if output.text or output.logprobs or output.steps:
+                news = form.news(index, output)
+                if output.steps:
+                    news.speculation = traces.news(index, output)
+                yield news
             if output.finish_reason is not None:
                 yield form.ending(index, output)
 

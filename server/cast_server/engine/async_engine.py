@@ -23,6 +23,8 @@ from cast_server.engine.core import EngineCore
 from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus, status_of
+from cast_server.engine.trace import check_traceable
 from cast_server.errors import (
     ContextLengthError,
     DeadlineError,
@@ -110,6 +112,10 @@ class AsyncEngine:
         """All that the engine has counted, and how busy it is."""
         return self._core.figures()
 
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
+        return status_of(self._core)
+
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -139,6 +145,7 @@ class AsyncEngine:
         if wrong is not None:
             raise RequestError(f"Token id {wrong} is not below {self.vocab_size}, the vocabulary.")
         self._check_length(len(prompt), params.max_tokens)
+        check_traceable(request, self._core.drafter)
         try:
             self._core.policy_of(request)
         except ValueError as cause:

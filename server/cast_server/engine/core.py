@@ -22,12 +22,14 @@ from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
+from cast_server.engine.pace import Pace
 from cast_server.engine.planner import Planner, expected_tokens
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
 from cast_server.engine.sequence import Sequence
 from cast_server.engine.target_pass import TargetPass
+from cast_server.engine.trace import StepFacts, with_traces
 from cast_server.engine.verifier import Walk
 from cast_server.errors import EngineFailureError
 
@@ -54,6 +56,7 @@ class EngineCore:
         self.background = Background(Scheduler(scheduler.pool, limits))
         scheduler.behind = self.background.scheduler
         self.planner = Planner(CorrectedCost(cost), drafter)
+        self.pace = Pace()
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
         self.default_policy = default_policy
@@ -195,9 +198,12 @@ class EngineCore:
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
+        self.pace.add(num_tokens)
         self.planner.learn(plan, verified.seconds, seconds, sum(expected), num_accepted, num_tokens)
         num_tokens += num_prompt_rows
         self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
+        facts = StepFacts(self.drafter.name, len(scheduled), plan.predicted, seconds)
+        outputs = with_traces(outputs, walks, facts)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cast_server.engine.timings import Timings
+from cast_server.engine.trace import StepTrace
 from cast_server.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -96,11 +97,13 @@ class SpeculationParams:
     """A request's own wish for speculation; None leaves it to the server.
 
     `weight`: what a token of it is worth beside another request's, where they compete for rows.
+    `trace`: outputs tell what each step drafted and what became of it.
     """
 
     policy: str | None = None
     max_draft_tokens: int | None = None
     weight: float = 1.0
+    trace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,7 @@ class RequestOutput:
 
     `text` may lag behind the tokens: it holds back half characters and possible stop strings.
     The last output of a request has a `finish_reason` and, if it ever was in the engine, `timings`;
-    `speculation` and counts are complete.
+    `speculation` and counts are complete. `steps` are empty unless the request asked for traces.
     """
 
     request_id: str
@@ -184,3 +187,4 @@ class RequestOutput:
     num_output_tokens: int = 0
     speculation: SpeculationStats = SpeculationStats()
     timings: Timings | None = None
+    steps: tuple[StepTrace, ...] = ()
