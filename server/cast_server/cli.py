@@ -1,8 +1,7 @@
-"""The `cast-serve` command: flags from the configuration's fields, then model, engine and HTTP."""
+"""The `cast-serve` command: settings, then model, engine and HTTP."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import logging
@@ -12,47 +11,23 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, TypeVar, get_args, get_origin
-
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from collections.abc import Sequence
+from typing import Any
 
 from cast_server.config import EngineConfig, HttpConfig
 from cast_server.errors import ConfigError
 from cast_server.model_files import resolve_model
-
-_Config = TypeVar("_Config", bound=BaseModel)
-
-_INTRO = """\
-Serves a language model over OpenAI's HTTP API, with speculative decoding that never changes a
-token. Without any flag it serves the built-in model on http://127.0.0.1:8000."""
-
-_EXAMPLES = """\
-examples:
-  cast-serve                                        the built-in model, port 8000
-  cast-serve --model ./my-model --port 9000         a model in Hugging Face format
-  cast-serve --model my-model.gguf --policy off     a GGUF file, without speculation
-"""
-
-_MODEL_FIELDS = ("model", "dtype", "device", "threads")
-_SPECULATION_FIELDS = (
-    "drafter",
-    "head",
-    "draft_sources",
-    "learn_from_traffic",
-    "policy",
-    "profile",
-    "max_draft_rows",
-)
+from cast_server.settings import read_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server until it is told to stop. Returns the exit status: 2 for a wrong setting."""
     try:
-        return _serve(*parse(argv))
+        settings = read_settings(argv)
+        if settings.action.print_config:
+            print(settings.to_yaml(), end="")
+            return 0
+        return _serve(settings.engine, settings.http)
     except ConfigError as error:
         print(f"cast-serve: {error}", file=sys.stderr)
         return 2
@@ -62,74 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[EngineConfig, HttpConfig]:
-    """Reads the command line. Raises `ConfigError` that names every flag with a wrong value."""
-    given = vars(_parser().parse_args(argv))
-    return _validated(EngineConfig, given), _validated(HttpConfig, given)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cast-serve",
-        usage="cast-serve [flags]",
-        description=_INTRO,
-        epilog=_EXAMPLES,
-        formatter_class=partial(argparse.RawDescriptionHelpFormatter, max_help_position=30),
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"castserve {_version()}")
-    engine, http = EngineConfig.model_fields, HttpConfig.model_fields
-    grouped = (*_MODEL_FIELDS, *_SPECULATION_FIELDS)
-    _add_group(parser, "model", engine, _MODEL_FIELDS)
-    _add_group(parser, "speculation", engine, _SPECULATION_FIELDS)
-    _add_group(parser, "memory and batching", engine, (n for n in engine if n not in grouped))
-    _add_group(parser, "http", http, http)
-    return parser
-
-
-def _add_group(
-    parser: argparse.ArgumentParser, title: str, fields: dict[str, FieldInfo], names: Iterable[str]
-) -> None:
-    group = parser.add_argument_group(title)
-    for name in names:
-        group.add_argument(_flag(name), default=argparse.SUPPRESS, **_options(name, fields[name]))
-
-
-def _options(name: str, field: FieldInfo) -> dict[str, Any]:
-    """What argparse must know of a field; pydantic checks the value."""
-    text = field.description or ""
-    is_switch = field.annotation is bool
-    if field.default is not None:
-        default = ("on" if field.default else "off") if is_switch else field.default
-        text += f" (default: {default})"
-    text = text.replace("%", "%%")
-    if is_switch:
-        return {"action": argparse.BooleanOptionalAction, "help": text}
-    if get_origin(field.annotation) is Literal:
-        return {"choices": get_args(field.annotation), "help": text}
-    is_number = int in (field.annotation, *get_args(field.annotation))
-    return {"metavar": "N" if is_number else name.split("_")[-1].upper(), "help": text}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _version() -> str:
-    try:
-        return version("castserve")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-def _validated(config: type[_Config], given: dict[str, Any]) -> _Config:
-    try:
-        return config(**{name: given[name] for name in config.model_fields if name in given})
-    except ValidationError as error:
-        faults = (
-            f"{_flag(str(fault['loc'][0]))} {fault['input']}: {fault['msg']}"
-            for fault in error.errors()
-        )
-        raise ConfigError("; ".join(faults)) from None
+    """Reads flags, environment and file. Raises `ConfigError` that names every wrong value."""
+    settings = read_settings(argv)
+    return settings.engine, settings.http
 
 
 def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
