@@ -17,7 +17,7 @@ from typing import Any
 from cast_server.config import EngineConfig, HttpConfig
 from cast_server.errors import ConfigError
 from cast_server.model_files import resolve_model
-from cast_server.settings import read_settings
+from cast_server.settings import Settings, read_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if settings.action.print_config:
             print(settings.to_yaml(), end="")
             return 0
+        if settings.action.check:
+            return _check(settings)
         return _serve(settings.engine, settings.http)
     except ConfigError as error:
         print(f"cast-serve: {error}", file=sys.stderr)
@@ -40,6 +42,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[EngineConfig, HttpConfig]:
     """Reads flags, environment and file. Raises `ConfigError` that names every wrong value."""
     settings = read_settings(argv)
     return settings.engine, settings.http
+
+
+def _check(settings: Settings) -> int:
+    _set_up_process()
+    from cast_server.checking import Check
+
+    report = Check(settings).run(lambda: _bind(settings.http).close())
+    print(report.to_json() if settings.action.json else report.to_text())
+    return 0 if report.is_fine else 2
 
 
 def _serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
