@@ -13,7 +13,7 @@ from torch import nn
 from cast_kernels.linear import can_widen, wide_bytes
 from cast_server.engine.fusion import is_fusable
 from cast_server.errors import ConfigError
-from cast_server.model_files import ModelFiles, load_config
+from cast_server.model_files import ModelFiles, load_config, quiet_transformers
 
 DTYPES: Final = {
     "auto": torch.bfloat16,
@@ -69,7 +69,7 @@ def empty_model(config: Any, dtype: torch.dtype, directory: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"):
+        with quiet_transformers(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -75,27 +75,27 @@ def test_weights_in_float32_are_those_of_the_layers_and_the_embedding(model_dire
     assert planned == pytest.approx(real, rel=0.02)
 
 
-def test_the_default_model_takes_what_is_planned(tmp_path: Path) -> None:
+def test_the_default_model_takes_what_is_planned() -> None:
     """In a process of its own: what it grows by while it loads."""
     code = """
-import json, sys
-from dataclasses import asdict
-from cast_server.build import *
+import json
+from cast_server.build import build_engine, plan_engine
+from cast_server.config import EngineConfig
 from cast_server.machine import resident_bytes
-from transformers import AutoTokenizer
+from cast_server.model_files import resolve_model
+import transformers
 config = EngineConfig(kv_cache_tokens=8192, profile="guess")
 plan = plan_engine(config, resolve_model(config.model))
 before = resident_bytes()
 engine = build_engine(config)
-cache = engine.core.runner.kv_cache_YS2KD if hasattr(engine, "core") else engine._core.runner.kv_cache_YS2KD
+cache = engine._core.runner.kv_cache_YS2KD
 print(json.dumps({"grown": resident_bytes() - before, "cache": cache.numel() * cache.itemsize,
                   **{item.name: item.num_bytes for item in plan.items}}))
 """
     roots = ("server", "kernels", "drafters", "profiler")
     env = os.environ | {"PYTHONPATH": os.pathsep.join(str(ROOT / root) for root in roots)}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True
-    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["KV cache"] == found["cache"] == 8192 * 30 * 2 * 3 * 64 * 2
@@ -154,9 +154,9 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(model_directory, monke
         build_engine(config)
     fitting = int(str(e.value).split(" tokens would fit")[0].rpartition(" ")[2].replace(",", ""))
     plan_engine(config.model_copy(update={"kv_cache_tokens": fitting}), resolve_model(config.model))
+    larger = config.model_copy(update={"kv_cache_tokens": fitting + 2 * config.block_size})
     with pytest.raises(ConfigError, match=r"does not fit"):
-        larger = {"kv_cache_tokens": fitting + 2 * config.block_size}
-        plan_engine(config.model_copy(update=larger), resolve_model(config.model))
+        plan_engine(larger, resolve_model(config.model))
     monkeypatch.setattr(build, "memory_of", lambda _: Memory(2**16, GIB))
     with pytest.raises(ConfigError, match=r"The model does not fit: .* but 64 KiB are free"):
         build_engine(EngineConfig(model=str(model_directory)))
