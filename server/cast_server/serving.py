@@ -32,7 +32,7 @@ def serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
     if http_config.max_requests_per_key is not None and not keys.are_needed:
         raise ConfigError("--max-requests-per-key needs keys: name a file with --api-keys-file.")
     with bind(http_config) as sock:
-        _set_up_process(http_config)
+        set_up_process(http_config)
         begun = time.monotonic()
         print(f"Loading {name} …", flush=True)
         from cast_server.api.edge import Edge
@@ -123,7 +123,8 @@ def _signals_to(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(name, handler)
 
 
-def _set_up_process(config: HttpConfig) -> None:
+def set_up_process(config: HttpConfig) -> None:
+    """Signals, logs and warnings, as a command has them."""
     # Service managers stop with SIGTERM; while loading it should end as cleanly as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     set_up_logging(config.log_format, config.log_level)

@@ -38,7 +38,7 @@ from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.growing import Growth, by_sequence, heat
 from cast_drafters.eagle.passes import Level, make_passes
-from cast_drafters.eagle.served import HeadRows, ServedHead
+from cast_drafters.eagle.served import NUM_SCRATCH, HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
 from cast_drafters.growth import ROOT, Child, Guess
@@ -96,7 +96,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         target: TargetParts,
         head: Path | None = None,
         sources: Sequence[str] = SOURCES,
-        num_scratch: int = 1024,
+        num_scratch: int = NUM_SCRATCH,
         learn_from_traffic: bool = False,
     ) -> EagleDrafter:
         """Loads the head in the directory `head`, or the one that ships for a built-in target.

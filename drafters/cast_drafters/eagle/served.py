@@ -27,6 +27,7 @@ from cast_kernels.tree_attention import SequenceRows
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 )
+NUM_SCRATCH: Final = 1024  # slots beside the target's, unless told otherwise
 _FIRST_POSITIONS: Final = 4096  # whatever context a config claims: the table grows on demand
 
 _Linear: TypeAlias = NarrowLinear | PackedLinear | WideLinear
