@@ -19,6 +19,7 @@ from cast_server.api.routes import chat, completions, metrics, models, ops
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
+from cast_server.api.tools.dialect import Dialect
 from cast_server.config import HttpConfig
 from cast_server.evaluators.jobs.service import Evaluations
 
@@ -39,6 +40,7 @@ def create_app(
     app = FastAPI(title="castserve", redirect_slashes=False, lifespan=lifespan)
     app.state.engine = engine
     app.state.token_text = TokenText(engine.tokenizer)
+    app.state.dialect = Dialect(engine.tokenizer, config.tool_parser)
     install_handlers(app)
     # the one added last is the outermost
     app.add_middleware(BodyLimitMiddleware, max_bytes=config.max_body_bytes)

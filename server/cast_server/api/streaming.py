@@ -76,8 +76,8 @@ async def _choice_chunks(
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
             latest[index] = output
-            if output.text or output.logprobs:
-                yield form.news(index, output)
+            for chunk in form.news(index, output):
+                yield chunk
             if output.finish_reason is not None:
                 yield form.ending(index, output)
 

@@ -1,0 +1,23 @@
+"""What a format of tool calls has to say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Protocol
+
+from cast_server.api.tools.source import Reading, Source
+
+
+class ToolFormat(Protocol):
+    """How a family of models writes calls."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """What stands around calls. Where these are special tokens, text must show them."""
+
+    def is_taught_by(self, template: str) -> bool:
+        """Whether a chat template tells its model to write calls this way."""
+
+    def read(self, source: Source, names: Collection[str]) -> Reading[None]:
+        """Reads a whole answer: content, and calls of the functions called `names`."""
+        ...

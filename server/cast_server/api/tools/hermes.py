@@ -1,0 +1,32 @@
+"""<tool_call>{"name": …, "arguments": {…}}</tool_call>: Hermes, Qwen 2.5 and 3, and many more."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import partial
+
+from cast_server.api.tools.calls import call_object, content_and_calls
+from cast_server.api.tools.source import Reading, Source
+
+BEGIN, END = "<tool_call>", "</tool_call>"
+
+
+class Hermes:
+    """One call a pair of tags. The closing one may be missing."""
+
+    markers = (BEGIN, END)
+
+    def is_taught_by(self, template: str) -> bool:
+        # others put XML, or a bare name, between the same tags
+        return BEGIN in template and '"name"' in template and "<function=" not in template
+
+    def read(self, source: Source, names: Collection[str]) -> Reading[None]:
+        yield from content_and_calls(source, BEGIN, partial(self._call, source, names))
+
+    def _call(self, source: Source, names: Collection[str]) -> Reading[bool]:
+        yield from source.skip(BEGIN)
+        yield from source.skip_space()
+        if not (yield from call_object(source, names)):
+            return False
+        yield from source.skip_after_space(END)
+        return True
