@@ -19,6 +19,7 @@ from cast_profiler.drift import CorrectedCost
 from cast_server.engine.background import BACKGROUND_ROWS, Background
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.grammars import Grammars
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.planner import Planner, expected_tokens
@@ -55,6 +56,7 @@ class EngineCore:
         self.planner = Planner(CorrectedCost(cost), drafter)
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
+        self.grammars = Grammars(tokenizer, runner.vocab_size, eos_token_ids)
         self.default_policy = default_policy
         self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
         self._sequences: dict[str, Sequence] = {}
@@ -81,10 +83,13 @@ class EngineCore:
         """Queues a request. Raises `ValueError` for an unknown speculation policy."""
         params = request.params
         stop_ids = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
+        grammar = None
+        if params.grammar is not None:
+            grammar = self.grammars.begin(params.grammar, avoids_ends=params.ignore_eos)
+        if not params.ignore_eos or grammar is not None:
             stop_ids |= self.eos_token_ids
         text = TextStream(self.tokenizer, params)
-        sequence = Sequence(request, self.policy_of(request), stop_ids, text)
+        sequence = Sequence(request, self.policy_of(request), stop_ids, text, grammar)
         self._sequences[request.id] = sequence
         self._scheduler_of(sequence).add(sequence)
         self.drafter.begin(request.id, sequence.token_ids)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cast_server.engine.grammar import Grammar
 from cast_server.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -19,6 +20,7 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off.
     `logprobs` is the number of alternatives reported beside each chosen token; None: no report.
+    `grammar`: what the answer is held to; it has the last word, also over `min_tokens`.
     Penalties count generated tokens (presence, frequency) or prompt and generated (repetition).
 
     Raises `RequestError` with the offending field and value.
@@ -40,6 +42,7 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:

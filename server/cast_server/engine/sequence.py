@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cast_drafters.policy import Policy
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.grammar_state import GrammarState
 from cast_server.engine.request import FinishReason, Request, SpeculationStats
 
 
@@ -20,13 +21,19 @@ class Sequence:
     """
 
     def __init__(
-        self, request: Request, policy: Policy, stop_ids: frozenset[int], text: TextStream
+        self,
+        request: Request,
+        policy: Policy,
+        stop_ids: frozenset[int],
+        text: TextStream,
+        grammar: GrammarState | None = None,
     ) -> None:
         self.request = request
         self.params = request.params
         self.policy = policy
         self.stop_ids = stop_ids
         self.text = text
+        self.grammar = grammar
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
@@ -71,7 +78,8 @@ class Sequence:
         return token_ids, text
 
     def _read(self, token_id: int) -> str:
-        may_stop = self.num_output >= self.params.min_tokens
+        is_complete = self.grammar is not None and self.grammar.commit(token_id)
+        may_stop = is_complete or self.num_output >= self.params.min_tokens
         if may_stop and token_id in self.stop_ids:
             self.finish_reason = "stop"
             self.stop_reason = token_id if token_id in self.params.stop_token_ids else None
@@ -79,6 +87,8 @@ class Sequence:
         text, stop = self.text.push(token_id, may_stop)
         if stop is not None:
             self.finish_reason, self.stop_reason = "stop", stop
+        elif is_complete:
+            self.finish_reason = "stop"
         elif self.num_output >= self.params.max_tokens:
             self.finish_reason = "length"
         return text

@@ -1,0 +1,127 @@
+"""Grammars made ready for a model's tokens; those used of late stay, and are compiled once."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import Any, Final
+
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.grammar_state import GrammarState
+from cast_server.errors import RequestError
+
+MAX_GRAMMAR_BYTES: Final = 256 * 1024
+_KEPT: Final = 64  # compiled grammars
+# Below the defaults where a stranger's schema could hold up the others' steps.
+_MAX_LEXER_STATES: Final = 50_000
+_MAX_GRAMMAR_SIZE: Final = 100_000
+# Models that lose the thread repeat whitespace for ever, which JSON allows.
+_WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,40}"
+_LONGEST_REASON: Final = 300
+
+_NO_END: Final = {"content": "<|no end|>", "special": True, "normalized": False} | dict.fromkeys(
+    ("single_word", "lstrip", "rstrip"), False
+)
+_NAMES: Final = {
+    "json_schema": "The JSON schema cannot be used",
+    "regex": "The regular expression cannot be used",
+    "choice": "The choices cannot be used",
+    "lark": "The grammar cannot be used",
+}
+
+
+class Grammars:
+    """Compiles; may be used by any thread. Nothing is made of the tokenizer before it is needed.
+
+    `end_ids`: the tokens that end a text, if there are any.
+    """
+
+    def __init__(self, tokenizer: Any, vocab_size: int, end_ids: frozenset[int]) -> None:
+        self._tokenizer, self._vocab_size, self._end_ids = tokenizer, vocab_size, end_ids
+        self._tokens: LLTokenizer | None = None
+        self._compiled: OrderedDict[Grammar, LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def begin(self, grammar: Grammar, avoids_ends: bool = False) -> GrammarState:
+        """At the beginning of a text. Fast if `check` has seen the grammar lately."""
+        matcher = self._matcher(grammar).deep_copy()
+        return GrammarState(matcher, self._end_ids, self._vocab_size, avoids_ends)
+
+    def check(self, grammar: Grammar) -> None:
+        """Compiles the grammar. Raises `RequestError`, a sentence on what is wrong with it."""
+        self._matcher(grammar)
+
+    def _matcher(self, grammar: Grammar) -> LLMatcher:
+        """At the beginning, to be copied."""
+        with self._lock:
+            if grammar in self._compiled:
+                self._compiled.move_to_end(grammar)
+                return self._compiled[grammar]
+        matcher = self._compile(grammar)
+        with self._lock:
+            self._compiled[grammar] = matcher
+            while len(self._compiled) > _KEPT:
+                self._compiled.popitem(last=False)
+        return matcher
+
+    def _compile(self, grammar: Grammar) -> LLMatcher:
+        size = len(grammar.text.encode(errors="replace"))
+        if size > MAX_GRAMMAR_BYTES:
+            raise RequestError(
+                f"The grammar has {size} bytes, more than the {MAX_GRAMMAR_BYTES} allowed."
+            )
+        limits = LLParserLimits(
+            max_lexer_states=_MAX_LEXER_STATES,
+            max_grammar_size=_MAX_GRAMMAR_SIZE,
+            verbose_errors=False,
+        )
+        matcher = LLMatcher(self._token_table(), _source(grammar), log_level=0, limits=limits)
+        if matcher.is_error():
+            raise RequestError(f"{_NAMES[grammar.kind]}: {_reason(matcher.get_error())}")
+        return matcher
+
+    def _token_table(self) -> LLTokenizer:
+        with self._lock:
+            if self._tokens is None:
+                self._tokens = self._read_tokenizer()
+            return self._tokens
+
+    def _read_tokenizer(self) -> LLTokenizer:
+        document = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        count = self._tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+        ends = sorted(one for one in self._end_ids if one < count)
+        if not ends:  # one is needed, so: beyond all that the model can say
+            ends = [max(count, self._vocab_size)]
+            document["added_tokens"].append({**_NO_END, "id": ends[0]})
+        size = max(count, self._vocab_size, ends[-1] + 1)
+        try:
+            return LLTokenizer(json.dumps(document), n_vocab=size, eos_token=ends)
+        except ValueError as error:
+            raise RequestError(
+                f"This model's tokenizer cannot be held to a grammar: {error}."
+            ) from error
+
+
+def _source(grammar: Grammar) -> str:
+    """In llguidance's own format; what is wrong with it shows when it is compiled."""
+    match grammar.kind:
+        case "json_schema":
+            spaced: Any = {"whitespace_pattern": _WHITESPACE}
+            return LLMatcher.grammar_from_json_schema(grammar.text, overrides=spaced)
+        case "regex":
+            return LLMatcher.grammar_from_regex(grammar.text)
+        case "choice":
+            choices = (json.dumps(one, ensure_ascii=False) for one in json.loads(grammar.text))
+            return LLMatcher.grammar_from_lark(f"start: {' | '.join(choices)}")
+        case "lark":
+            return LLMatcher.grammar_from_lark(grammar.text)
+
+
+def _reason(message: str) -> str:
+    """The line that says what is wrong, of several that also show where."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    line = next((one for one in lines if one.startswith("error:")), lines[0] if lines else "?")
+    return line.removeprefix("error:").strip()[:_LONGEST_REASON].rstrip(".") + "."
