@@ -10,6 +10,7 @@ from typing import Any, Final
 from jinja2 import TemplateError
 
 from cast_server.api.tools.base import ToolFormat
+from cast_server.api.tools.constraint import grammar_of
 from cast_server.api.tools.definitions import Offer
 from cast_server.api.tools.hermes import Hermes
 from cast_server.api.tools.mistral import Mistral
@@ -75,6 +76,8 @@ class Dialect:
         changes: dict[str, Any] = {}
         if offer.tools and self._has_special_markers:
             changes["skip_special_tokens"] = False
+        if offer.is_required:
+            changes["grammar"] = grammar_of(self.format, offer, self._tokenizer)
         return changes
 
     @cached_property

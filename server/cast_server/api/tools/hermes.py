@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from cast_server.api.tools.calls import call_object, content_and_calls
@@ -15,10 +15,16 @@ class Hermes:
     """One call a pair of tags. The closing one may be missing."""
 
     markers = (BEGIN, END)
+    arguments_key = "arguments"
 
     def is_taught_by(self, template: str) -> bool:
         # others put XML, or a bare name, between the same tags
         return BEGIN in template and '"name"' in template and "<function=" not in template
+
+    def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
+        more = r' ("\n" call)*' if is_parallel else ""
+        call = rf'call: {markers[BEGIN]} "\n" object "\n" {markers[END]}'
+        return (f"start: call{more}", call)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from content_and_calls(source, BEGIN, partial(self._call, source, names))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 
 from cast_server.api.tools.calls import call_object, content_and_calls
@@ -15,9 +15,14 @@ class Llama3Json:
     """Calls at the beginning or after <|python_tag|>, with semicolons between several."""
 
     markers = (PYTHON_TAG,)
+    arguments_key = "parameters"
 
     def is_taught_by(self, template: str) -> bool:
         return '"parameters"' in template and "ipython" in template
+
+    def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
+        del markers  # the tag goes before calls of built-in tools
+        return ("start: object" + (' ("; " object)*' if is_parallel else ""),)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from source.skip_space()

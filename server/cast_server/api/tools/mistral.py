@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Final
 
@@ -18,9 +18,14 @@ class Mistral:
     """Both of Mistral's ways."""
 
     markers = (BEGIN, ID, ARGUMENTS)
+    arguments_key = "arguments"
 
     def is_taught_by(self, template: str) -> bool:
         return BEGIN in template
+
+    def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
+        more = ' (", " object)*' if is_parallel else ""
+        return (f'start: {markers[BEGIN]} "[" object{more} "]"',)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from content_and_calls(source, BEGIN, partial(self._calls, source, names))
