@@ -18,13 +18,15 @@ from cast_server.errors import RequestError
 def chat_prompt(
     tokenizer: Any,
     messages: tuple[ChatMessage, ...],
+    *,
     tools: Sequence[Tool] = (),
     dialect: Dialect | None = None,
     variables: Mapping[str, Any] = MappingProxyType({}),
+    add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
 ) -> TokenIds:
-    """The conversation in the model's own format, up to where the assistant's answer begins.
-
-    `tools` are told as the model's `dialect` has it. `variables` are the template's own.
+    """The conversation in the model's own format, up to where the assistant's answer begins, or
+    goes on. `tools` are told as the model's `dialect` has it. `variables` are the template's own.
     """
     _check_variables(tokenizer, variables)
     conversation = [_as_template_input(message) for message in messages]
@@ -36,7 +38,8 @@ def chat_prompt(
             conversation,
             tools=list(definitions) or None,
             tokenize=False,
-            add_generation_prompt=True,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
             **variables,
         )
     except (TemplateError, ValueError) as error:

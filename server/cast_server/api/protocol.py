@@ -253,6 +253,8 @@ class ChatCompletionRequest(GenerationRequest):
     tool_choice: Choice | None = None
     parallel_tool_calls: Boolean = True
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: Boolean = True
+    continue_final_message: Boolean = False
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -274,6 +276,16 @@ class ChatCompletionRequest(GenerationRequest):
     @model_validator(mode="after")
     def _check_tools(self) -> ChatCompletionRequest:
         assert self.offer is not None  # it raises if the fields contradict each other
+        return self
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> ChatCompletionRequest:
+        last = self.messages[-1]
+        if self.continue_final_message and not (last.role == "assistant" and last.content):
+            raise RequestError(
+                "continue_final_message needs a last message of the assistant with content.",
+                "continue_final_message",
+            )
         return self
 
     @property

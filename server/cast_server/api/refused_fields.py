@@ -41,12 +41,11 @@ _MESSAGES: Mapping[str, str] = {
     "truncate_prompt_tokens": _NOT_YET,
     "prompt_embeds": _NOT_YET,
     "chat_template": _NOT_YET,
-    "continue_final_message": _NOT_YET,
     "documents": _NOT_YET,
 }
 
 _CHAT_FIELDS: Mapping[str, str] = dict.fromkeys(
-    ("tools", "tool_choice", "chat_template_kwargs"), _CHAT_ONLY
+    ("tools", "tool_choice", "chat_template_kwargs", "continue_final_message"), _CHAT_ONLY
 )
 
 

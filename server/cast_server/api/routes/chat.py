@@ -35,9 +35,11 @@ async def create_chat_completion(
         chat_prompt,
         engine.tokenizer,
         body.messages,
-        body.offer.tools,
-        dialect if body.has_tools else None,
-        body.chat_template_kwargs,
+        tools=body.offer.tools,
+        dialect=dialect if body.has_tools else None,
+        variables=body.chat_template_kwargs,
+        add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
+        continue_final_message=body.continue_final_message,
     )
     group = chat_requests(engine, body, prompt, dialect.sampling_changes(body.offer))
     form = ChatFormat(

@@ -14,7 +14,7 @@ def _any(chars: str, *then: str) -> dict[str, tuple[str, ...]]:
 
 
 def _spaced(state: str, steps: _Steps) -> _Steps:
-    return _any(" \t\n\r", state) | steps
+    return {**_any(" \t\n\r", state), **steps}
 
 
 _DIGITS: Final = "0123456789"
