@@ -19,9 +19,6 @@ class ToolFormat(Protocol):
     def arguments_key(self) -> str:
         """What the arguments are called beside "name"."""
 
-    def is_taught_by(self, template: str) -> bool:
-        """Whether a chat template tells its model to write calls this way."""
-
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         """Lark rules of an answer that is one call, or several: `start`, around `object`.
 

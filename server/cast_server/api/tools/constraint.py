@@ -24,7 +24,7 @@ def grammar_of(tool_format: ToolFormat, offer: Offer, tokenizer: Any) -> Grammar
 
     In llguidance's dialect of Lark: the format has the rules around `object`, one of the calls.
     """
-    special = {name: token_id for token_id, name in _special_tokens(tokenizer)}
+    special = special_ids(tokenizer)
     markers = {
         marker: f"<[{special[marker]}]>" if marker in special else json.dumps(marker)
         for marker in tool_format.markers
@@ -34,9 +34,10 @@ def grammar_of(tool_format: ToolFormat, offer: Offer, tokenizer: Any) -> Grammar
     return Grammar("lark", "\n".join((*rules, *objects)))
 
 
-def _special_tokens(tokenizer: Any) -> list[tuple[int, str]]:
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Tokens that text does not show unless it is asked to, and that no text spells."""
     added = tokenizer.added_tokens_decoder.items()
-    return [(token_id, token.content) for token_id, token in added if token.special]
+    return {token.content: token_id for token_id, token in added if token.special}
 
 
 def _objects(tools: Sequence[Tool], arguments_key: str) -> list[str]:

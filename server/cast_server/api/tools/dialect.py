@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -10,16 +11,26 @@ from typing import Any, Final
 from jinja2 import TemplateError
 
 from cast_server.api.tools.base import ToolFormat
-from cast_server.api.tools.constraint import grammar_of
-from cast_server.api.tools.definitions import Offer
+from cast_server.api.tools.constraint import grammar_of, special_ids
+from cast_server.api.tools.definitions import FunctionDefinition, Offer, Tool
 from cast_server.api.tools.hermes import Hermes
 from cast_server.api.tools.mistral import Mistral
 from cast_server.api.tools.prompting import Conversation, told_in_words
 from cast_server.api.tools.registry import FORMATS, format_of
-from cast_server.errors import ConfigError, RequestError
+from cast_server.errors import ConfigError
+
+_log = logging.getLogger(__name__)
 
 AUTO: Final = "auto"
-_PROBE: Final = "probe_of_the_template"
+_PROBE: Final = Tool(type="function", function=FunctionDefinition(name="probe_of_the_template"))
+_QUESTION: Final = {"role": "user", "content": "hi"}
+_CALL: Final = {
+    "id": "abcdefgh1",  # nine characters, as Mistral's have
+    "type": "function",
+    "function": {"name": _PROBE.function.name, "arguments": {"a": 1}},
+}
+_ANSWER: Final = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_TROUBLE: Final = (TemplateError, ValueError, TypeError, LookupError, AttributeError)
 
 
 class Dialect:
@@ -37,39 +48,41 @@ class Dialect:
         self._tokenizer = tokenizer
         self._parser = parser
 
-    @cached_property
-    def is_native(self) -> bool:
-        """Whether the chat template knows tools. Where it does not, they are told in words."""
-        function = {"name": _PROBE, "description": "", "parameters": {"type": "object"}}
-        try:
-            text = self._tokenizer.apply_chat_template(
-                [{"role": "user", "content": "hi"}],
-                tools=[{"type": "function", "function": function}],
-                tokenize=False,
-            )
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError):
-            return False
-        return _PROBE in text
-
-    @cached_property
-    def _found(self) -> ToolFormat | None:
-        if not self.is_native:
-            return Hermes()  # which `told_in_words` teaches
-        if self._parser != AUTO:
-            return FORMATS[self._parser]
-        return format_of(self._tokenizer.get_chat_template(tools=[{}]))
-
     @property
     def format(self) -> ToolFormat:
-        """Raises `RequestError` if the template teaches a format that is not known here."""
-        if self._found is None:
-            raise RequestError(
-                "The chat template of this model has it write calls in a form that the server does "
-                f"not recognise: start it with --tool-parser {' or '.join(FORMATS)}, or leave out "
-                "tools.",
-                "tools",
+        """How calls are written."""
+        return self._native or Hermes()  # which `told_in_words` teaches
+
+    @cached_property
+    def _native(self) -> ToolFormat | None:
+        """The format of the chat template, if that knows tools and writes a past call in one."""
+        before = self._rendered(_QUESTION, add_generation_prompt=True)
+        if _PROBE.function.name not in before:
+            _log.info("The chat template of the model knows no tools: they are told in words.")
+            return None
+        if self._parser != AUTO:
+            return FORMATS[self._parser]
+        written = self._rendered(_QUESTION, _ANSWER).removeprefix(before)
+        found = format_of(written, Offer((_PROBE,)))
+        if found is None:
+            _log.info(
+                "The chat template of the model writes tool calls as no parser here reads them: "
+                "tools are told in words."
             )
-        return self._found
+        return found
+
+    def _rendered(self, *messages: dict[str, Any], add_generation_prompt: bool = False) -> str:
+        """What the template makes of messages and a tool; "" if it refuses them."""
+        try:
+            text = self._tokenizer.apply_chat_template(
+                list(messages),
+                tools=[_PROBE.for_template()],
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        except _TROUBLE:
+            return ""
+        return str(text)
 
     def sampling_changes(self, offer: Offer) -> dict[str, Any]:
         """What an offer makes of a request's sampling parameters."""
@@ -83,16 +96,15 @@ class Dialect:
     @cached_property
     def _has_special_markers(self) -> bool:
         """Whether text without special tokens would hide where calls are."""
-        special = set(self._tokenizer.all_special_tokens)
-        return not special.isdisjoint(self.format.markers)
+        return not special_ids(self._tokenizer).keys().isdisjoint(self.format.markers)
 
     def expressed(
         self, conversation: Conversation, tools: Sequence[dict[str, Any]]
     ) -> tuple[Conversation, Sequence[dict[str, Any]]]:
         """The conversation, and the tools that the template is to be given beside it."""
-        if not self.is_native:
+        if self._native is None:
             return told_in_words(conversation, tools), ()
-        if isinstance(self._found, Mistral):
+        if isinstance(self._native, Mistral):
             conversation = [_with_short_ids(message) for message in conversation]
         return conversation, tools
 

@@ -17,10 +17,6 @@ class Hermes:
     markers = (BEGIN, END)
     arguments_key = "arguments"
 
-    def is_taught_by(self, template: str) -> bool:
-        # others put XML, or a bare name, between the same tags
-        return BEGIN in template and '"name"' in template and "<function=" not in template
-
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         more = r' ("\n" call)*' if is_parallel else ""
         call = rf'call: {markers[BEGIN]} "\n" object "\n" {markers[END]}'

@@ -17,9 +17,6 @@ class Llama3Json:
     markers = (PYTHON_TAG,)
     arguments_key = "parameters"
 
-    def is_taught_by(self, template: str) -> bool:
-        return '"parameters"' in template and "ipython" in template
-
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         del markers  # the tag goes before calls of built-in tools
         return ("start: object" + (' ("; " object)*' if is_parallel else ""),)

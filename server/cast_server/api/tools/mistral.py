@@ -20,9 +20,6 @@ class Mistral:
     markers = (BEGIN, ID, ARGUMENTS)
     arguments_key = "arguments"
 
-    def is_taught_by(self, template: str) -> bool:
-        return BEGIN in template
-
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         more = ' (", " object)*' if is_parallel else ""
         return (f'start: {markers[BEGIN]} "[" object{more} "]"',)

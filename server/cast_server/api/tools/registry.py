@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Final
 
 from cast_server.api.tools.base import ToolFormat
+from cast_server.api.tools.definitions import Offer
 from cast_server.api.tools.hermes import Hermes
 from cast_server.api.tools.llama3_json import Llama3Json
 from cast_server.api.tools.mistral import Mistral
+from cast_server.api.tools.reader import CallReader
 
 FORMATS: Final[Mapping[str, ToolFormat]] = MappingProxyType(
     {
@@ -20,6 +22,11 @@ FORMATS: Final[Mapping[str, ToolFormat]] = MappingProxyType(
 )
 
 
-def format_of(template: str) -> ToolFormat | None:
-    """The format that a chat template teaches its model; None if it is none of these."""
-    return next((one for one in FORMATS.values() if one.is_taught_by(template)), None)
+def format_of(text: str, offer: Offer) -> ToolFormat | None:
+    """The format in which a text calls a function of the offer; None if it is none of these."""
+    for tool_format in FORMATS.values():
+        reader = CallReader(tool_format, offer)
+        reader.read(text, is_last=True)
+        if reader.has_called:
+            return tool_format
+    return None

@@ -218,14 +218,16 @@ def test_any_text_reads_the_same_in_characters_as_in_one(name, text, is_parallel
 
 
 @pytest.mark.parametrize(
-    ("template", "name"),
+    ("text", "name"),
     [
-        ('<tool_call>\n{"name": <function-name>, "arguments": <args>}\n</tool_call>', "hermes"),
-        ('{"name": …, "parameters": …}. Environment: ipython', "llama3_json"),
-        ("[AVAILABLE_TOOLS]{{ tools }}[TOOL_CALLS]", "mistral"),
-        ("<tool_call>\n<function=name>\n<parameter=a>", None),
-        ("{{ tools }}", None),
+        (f"<think>\n\n</think>\n<tool_call>\n{CALL}\n</tool_call><|im_end|>", "hermes"),
+        ('{"name": "f", "parameters": {"a": 1}}<|eot_id|>', "llama3_json"),
+        ('[TOOL_CALLS] [{"name": "f", "arguments": {"a": 1}, "id": "abcdefgh1"}]</s>', "mistral"),
+        ('[TOOL_CALLS]f[ARGS]{"a": 1}</s>', "mistral"),
+        ("<tool_call>\n<function=f>\n<parameter=a>1</parameter></function></tool_call>", None),
+        ("[f(a=1)]", None),
+        ("", None),
     ],
 )
-def test_format_follows_from_the_template(template, name) -> None:
-    assert format_of(template) is (FORMATS[name] if name else None)
+def test_format_is_the_one_that_reads_a_call(text, name) -> None:
+    assert format_of(text, Offer(TOOLS)) is (FORMATS[name] if name else None)

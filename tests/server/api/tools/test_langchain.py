@@ -13,9 +13,11 @@ with warnings.catch_warnings():
 
 CHATML = """\
 {{ tools }}
-{%- if tools %}<tool_call>{"name": …, "arguments": …}</tool_call>{% endif %}
 {%- for message in messages %}<{{ message.role }}>{{ message.content }}
-{%- for call in message.tool_calls %}{{ call.function.arguments.a }}*{% endfor %}
+{%- for call in message.tool_calls %}
+{{- '<tool_call>{"name": "' + call.function.name + '", "arguments": ' }}
+{{- (call.function.arguments | tojson) + '}</tool_call>' }}
+{%- endfor %}
 {%- endfor %}"""
 SAID = ('<tool_call>{"name": "multiply", "argu', 'ments": {"a": 6, "b"', ": 7}}</tool_call>")
 
@@ -45,7 +47,8 @@ def test_bound_tools_are_called_and_answered(model) -> None:
     result = messages.ToolMessage(str(multiply(**call["args"])), tool_call_id=call["id"])
     assert agent.invoke([question, answer, result]).content == "It is 42."
     prompt = engine.tokenizer.decode(engine.requests[-1].prompt_token_ids)
-    assert prompt.endswith("<user>What is 6 times 7?<assistant>6*<tool>42")
+    past = '<tool_call>{"name": "multiply", "arguments": {"a": 6, "b": 7}}</tool_call>'
+    assert prompt.endswith(f"<user>What is 6 times 7?<assistant>{past}<tool>42")
 
 
 def test_streamed_chunks_add_up_to_a_call(model) -> None:

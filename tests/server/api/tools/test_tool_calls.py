@@ -8,16 +8,18 @@ import openai
 import pytest
 from pydantic import BaseModel
 
+from cast_server.api.tools.dialect import Dialect
+from cast_server.errors import ConfigError
+
 CHATML = """\
 {%- if tools %}<system>
 {%- for tool in tools %}{{ tool | tojson }}{% endfor %}
-Answer with <tool_call>{"name": …, "arguments": …}</tool_call><|end|>{% endif %}
+Answer with tool_call and a name.<|end|>{% endif %}
 {%- for message in messages %}
 {{- '<' + message.role + '>' + message.content }}
 {%- for call in message.tool_calls %}
-{{- '<tool_call>' + call.function.name }}
-{%- for key, value in call.function.arguments.items() %}|{{ key }}={{ value }}{% endfor %}
-{{- '</tool_call>' }}
+{{- '<tool_call>{"name": "' + call.function.name + '", "arguments": ' }}
+{{- (call.function.arguments | tojson) + '}</tool_call>' }}
 {%- endfor %}<|end|>
 {%- endfor %}
 {%- if add_generation_prompt %}<assistant>{% if quiet %}<quiet>{% endif %}{% endif %}"""
@@ -33,7 +35,7 @@ MISTRAL = """\
 {%- if message.tool_calls %}
 {%- for call in message.tool_calls %}
 {%- if call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}
-{{- '[TOOL_CALLS]' + call.id }}
+{{- '[TOOL_CALLS]' + call.function.name + '[CALL_ID]' + call.id + '[ARGS]{}' }}
 {%- endfor %}
 {%- elif message.role == 'tool' %}[TOOL_RESULTS]{{ message.tool_call_id }}
 {%- else %}{{ message.content }}{% endif %}
@@ -41,7 +43,12 @@ MISTRAL = """\
 
 PAST_ARGUMENTS = """\
 {{ tools }}
-{%- for call in messages[0].tool_calls %}{{ call.function.arguments }}{% endfor %}"""
+{%- for call in messages[0].tool_calls %}
+{%- if call.function.arguments is string %}{{ call.function.arguments }}
+{%- else %}
+{%- for key, value in call.function.arguments.items() %}{{ key }}={{ value }};{% endfor %}
+{%- endif %}
+{%- endfor %}"""
 
 USER = {"role": "user", "content": "Weather in Rome and Oslo?"}
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -226,19 +233,28 @@ def test_a_conversation_goes_on_with_results(served) -> None:
     engine.script = engine.saying("Rome is warmer.")
     [choice] = ask(client, messages=messages).choices
     assert (choice.finish_reason, choice.message.content) == ("stop", "Rome is warmer.")
-    past = "<tool_call>weather|city=Rome</tool_call><tool_call>weather|city=Ösló {</tool_call>"
+    past = "".join(
+        f'<tool_call>{{"name": "weather", "arguments": {one}}}</tool_call>' for one in (ROME, OSLO)
+    )
     expected = f"<assistant>Let me look.{past}<|end|><tool>21 °C<|end|><tool>3 °C<|end|><assistant>"
     assert prompt_text(engine).endswith(expected)
 
 
-@pytest.mark.parametrize("arguments", ['{"city": ', "[1]", "null", '"x"', "[" * 100_000])
-def test_broken_arguments_of_the_past_are_text(serve, arguments) -> None:
-    client, engine = serve(PAST_ARGUMENTS)
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ('{"city": "Rome", "n": 2}', "city=Rome;n=2;"),
+        ("", ""),
+        *((broken, broken) for broken in ('{"city": ', "[1]", "null", '"x"', "[" * 100_000)),
+    ],
+)
+def test_arguments_of_the_past_are_objects_unless_broken(serve, arguments, told) -> None:
+    client, engine = serve(PAST_ARGUMENTS, tool_parser="hermes")
     engine.max_model_len = 200_000
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
     messages = [{"role": "assistant", "content": None, "tool_calls": [call]}]
     ask(client, messages=messages, tools=[], max_tokens=1)
-    assert prompt_text(engine) == f"None{arguments}"
+    assert prompt_text(engine) == f"None{told}"
 
 
 def test_a_template_without_tools_is_told_in_words(serve) -> None:
@@ -268,8 +284,8 @@ def test_mistrals_templates_get_the_ids_they_insist_on(serve) -> None:
     [call] = message.tool_calls
     result = {"role": "tool", "tool_call_id": call.id, "content": "21 °C"}
     ask(client, messages=[USER, message.model_dump(exclude_none=True), result])
-    [_, rest] = prompt_text(engine).split("[TOOL_CALLS]")
-    assert rest[:9] == rest.removeprefix(rest[:9] + "[TOOL_RESULTS]")
+    [_, call_id] = prompt_text(engine).split("[CALL_ID]")
+    assert call_id[:9] == call_id.removeprefix(f"{call_id[:9]}[ARGS]{{}}[TOOL_RESULTS]")
     assert engine.requests[-1].params.skip_special_tokens is False
 
 
@@ -285,11 +301,16 @@ def test_the_parser_may_be_chosen(serve) -> None:
     assert calls_of(ask(client).choices[0].message) == CALLED[:1]
 
 
-def test_a_form_that_is_not_known_is_refused(serve) -> None:
-    client, _ = serve("{{ tools }}{{ messages[0].content }}")
-    error = refusal(client)
-    assert error["param"] == "tools"
-    assert "--tool-parser hermes or llama3_json or mistral" in error["message"]
+def test_a_template_of_a_form_that_no_parser_reads_is_not_used(serve) -> None:
+    client, engine = serve("{{ tools }}{{ messages[0].content }}")
+    engine.script = engine.saying(*SAID)
+    assert calls_of(ask(client).choices[0].message) == CALLED
+    assert prompt_text(engine).startswith("NoneYou may call functions")
+
+
+def test_an_unknown_parser_is_refused(engine) -> None:
+    with pytest.raises(ConfigError, match=r"--tool-parser xml: .*; there are auto, hermes, llama"):
+        Dialect(engine.tokenizer, "xml")
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "time"}}])
