@@ -96,6 +96,11 @@ class HttpConfig(EdgeConfig):
     served_model_name: str | None = Field(
         None, description="the name that clients use; default: the model's"
     )
+    tool_parser: str = Field(
+        "auto",
+        description="how the model writes tool calls: hermes, llama3_json, mistral, or what its "
+        "chat template tells (auto)",
+    )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body accepted")
     evaluation_models: str = Field(
         "",

@@ -13,6 +13,7 @@ from cast_server.api.routes import chat, completions, metrics, models, ops, page
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
+from cast_server.api.tools.dialect import Dialect
 from cast_server.config import HttpConfig
 from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.observing.middleware import ObservingMiddleware, RouteMiddleware
@@ -47,6 +48,7 @@ def create_app(
     app.state.engine = engine
     app.state.observer = observer
     app.state.token_text = TokenText(engine.tokenizer)
+    app.state.dialect = Dialect(engine.tokenizer, config.tool_parser)
     # the one added last is the outermost
     app.add_middleware(RouteMiddleware)
     surround(app, config, edge)

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 
 from cast_server.api.engine import Engine
 from cast_server.api.token_text import TokenText
+from cast_server.api.tools.dialect import Dialect
 from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.observing.exchange import WatchedEngine, exchange_of
 from cast_server.observing.observer import Observer
@@ -31,6 +32,10 @@ def token_text(request: Request) -> TokenText:
     return cast(TokenText, request.app.state.token_text)
 
 
+def _dialect(request: Request) -> Dialect:
+    return cast(Dialect, request.app.state.dialect)
+
+
 def _evaluations(request: Request) -> Evaluations:
     return cast(Evaluations, request.app.state.evaluations)
 
@@ -38,4 +43,5 @@ def _evaluations(request: Request) -> Evaluations:
 EngineDep = Annotated[Engine, Depends(_engine)]
 ObserverDep = Annotated[Observer, Depends(_observer)]
 TokenTextDep = Annotated[TokenText, Depends(token_text)]
+DialectDep = Annotated[Dialect, Depends(_dialect)]
 EvaluationsDep = Annotated[Evaluations, Depends(_evaluations)]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from cast_server.api.logprobs import CompletionLogprobWriter, chat_logprobs
 from cast_server.api.responses import (
-    AssistantMessage,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -23,6 +22,7 @@ from cast_server.api.responses import (
     FinishReason,
 )
 from cast_server.api.token_text import TokenText
+from cast_server.api.tools.reader import MessageReader, TextReader, message_of
 from cast_server.engine.request import RequestOutput, TokenLogprob
 
 Chunk = ChatCompletionChunk | Completion
@@ -53,8 +53,8 @@ class Format(Protocol):
     def opening(self, num_choices: int) -> Sequence[Chunk]:
         """What a stream starts with."""
 
-    def news(self, index: int, output: RequestOutput) -> Chunk:
-        """What a choice has gained."""
+    def news(self, index: int, output: RequestOutput) -> Sequence[Chunk]:
+        """What a choice has gained, if it is anything to speak of."""
 
     def ending(self, index: int, output: RequestOutput) -> Chunk:
         """Why a choice has ended."""
@@ -70,23 +70,37 @@ class Format(Protocol):
 class ChatFormat:
     """The answers of /v1/chat/completions."""
 
-    def __init__(self, header: Header, texts: TokenText, *, with_logprobs: bool) -> None:
+    def __init__(
+        self,
+        header: Header,
+        texts: TokenText,
+        *,
+        with_logprobs: bool,
+        make_reader: Callable[[], MessageReader] = TextReader,
+    ) -> None:
         self._header = header
         self._texts = texts
         self._with_logprobs = with_logprobs
+        self._readers = defaultdict[int, MessageReader](make_reader)
 
     def opening(self, num_choices: int) -> list[Chunk]:
         # Clients append a role that comes twice, and expect choices to appear in their order.
         role = Delta(role="assistant", content="")
         return [self._chunk(self._news(index, role)) for index in range(num_choices)]
 
-    def news(self, index: int, output: RequestOutput) -> Chunk:
-        logprobs = self._logprobs(output.logprobs)
-        return self._chunk(self._news(index, Delta(content=output.text), logprobs))
+    def news(self, index: int, output: RequestOutput) -> list[Chunk]:
+        is_last = output.finish_reason is not None
+        deltas = self._readers[index].read(output.text, is_last=is_last)
+        if output.logprobs and not deltas:  # their text is held back, they are not
+            deltas = [Delta(content="")]
+        news = [self._news(index, delta) for delta in deltas]
+        if news:
+            news[0].logprobs = self._logprobs(output.logprobs)
+        return [self._chunk(choice) for choice in news]
 
     def ending(self, index: int, output: RequestOutput) -> Chunk:
         choice = self._news(index, Delta())
-        choice.finish_reason, choice.stop_reason = _reasons(output)
+        choice.finish_reason, choice.stop_reason = self._chat_reasons(index, output)
         return self._chunk(choice)
 
     def closing(self) -> Chunk:
@@ -102,20 +116,27 @@ class ChatFormat:
         )
 
     def _finished(self, index: int, choice: FinishedChoice) -> ChatChoice:
-        finish_reason, stop_reason = _reasons(choice.last_output)
+        message = message_of(self._readers[index].read(choice.text, is_last=True))
+        finish_reason, stop_reason = self._chat_reasons(index, choice.last_output)
         return ChatChoice(
             index=index,
-            message=AssistantMessage(role="assistant", content=choice.text, refusal=None),
+            message=message,
             logprobs=self._logprobs(choice.logprobs),
             finish_reason=finish_reason,
             stop_reason=stop_reason,
         )
 
-    def _news(
-        self, index: int, delta: Delta, logprobs: ChatLogprobs | None = None
-    ) -> ChatChunkChoice:
+    def _chat_reasons(
+        self, index: int, output: RequestOutput
+    ) -> tuple[FinishReason, int | str | None]:
+        finish_reason, stop_reason = _reasons(output)
+        if finish_reason == "stop" and self._readers[index].has_called:
+            finish_reason = "tool_calls"
+        return finish_reason, stop_reason
+
+    def _news(self, index: int, delta: Delta) -> ChatChunkChoice:
         return ChatChunkChoice(
-            index=index, delta=delta, logprobs=logprobs, finish_reason=None, stop_reason=None
+            index=index, delta=delta, logprobs=None, finish_reason=None, stop_reason=None
         )
 
     def _chunk(self, *choices: ChatChunkChoice) -> Chunk:
@@ -145,10 +166,12 @@ class CompletionFormat:
         del num_choices  # a text needs no introduction
         return []
 
-    def news(self, index: int, output: RequestOutput) -> Chunk:
+    def news(self, index: int, output: RequestOutput) -> list[Chunk]:
+        if not (output.text or output.logprobs):
+            return []
         is_last = output.finish_reason is not None
         logprobs = self._logprobs(index, output.logprobs, is_last=is_last)
-        return self._answer([self._choice(index, output.text, logprobs)])
+        return [self._answer([self._choice(index, output.text, logprobs)])]
 
     def ending(self, index: int, output: RequestOutput) -> Chunk:
         return self._answer([self._choice(index, "", None, output)])

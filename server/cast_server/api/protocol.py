@@ -20,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
-from cast_server.api.refused_fields import refuse_unsupported
+from cast_server.api.refused_fields import refuse_chat_fields, refuse_unsupported
+from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
+from cast_server.api.tools.history import PastCall
 from cast_server.engine.request import MAX_LOGPROBS
 from cast_server.errors import RequestError
 
@@ -221,6 +223,13 @@ class CompletionRequest(GenerationRequest):
     best_of: Integer | None = None
     logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_chat_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_chat_fields(data)
+        return data
+
     @field_validator("logprobs", mode="before")
     @classmethod
     def _explain_bool(cls, value: Any) -> Any:
@@ -251,6 +260,8 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
+    tool_calls: tuple[PastCall, ...] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _check_has_content(self) -> ChatMessage:
@@ -266,6 +277,12 @@ class ChatCompletionRequest(GenerationRequest):
     max_completion_tokens: Integer | None = Field(None, ge=1)
     logprobs: Boolean = False
     top_logprobs: Integer = Field(0, ge=0, le=MAX_LOGPROBS)
+    tools: Tools = ()
+    tool_choice: Choice | None = None
+    parallel_tool_calls: Boolean = True
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: Boolean = True
+    continue_final_message: Boolean = False
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -283,6 +300,31 @@ class ChatCompletionRequest(GenerationRequest):
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> ChatCompletionRequest:
+        assert self.offer is not None  # it raises if the fields contradict each other
+        return self
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> ChatCompletionRequest:
+        last = self.messages[-1]
+        if self.continue_final_message and not (last.role == "assistant" and last.content):
+            raise RequestError(
+                "continue_final_message needs a last message of the assistant with content.",
+                "continue_final_message",
+            )
+        return self
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether there is anything to tell the model of calls, past ones or coming ones."""
+        return bool(self.tools) or any(message.tool_calls for message in self.messages)
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that the model may call; none if it must not."""
+        return offer_of(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls)
 
     @property
     def num_logprobs(self) -> int | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
 
 from cast_server.api.engine import Engine
 from cast_server.api.protocol import (
@@ -50,11 +52,20 @@ def check_model_name(name: str, engine: Engine) -> None:
         raise UnknownModelError(f"The model `{name}` does not exist.", "model")
 
 
-def chat_requests(engine: Engine, body: ChatCompletionRequest, prompt: TokenIds) -> RequestGroup:
-    """The engine's requests for a conversation; by default an answer may fill the context."""
+def chat_requests(
+    engine: Engine,
+    body: ChatCompletionRequest,
+    prompt: TokenIds,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> RequestGroup:
+    """The engine's requests for a conversation; by default an answer may fill the context.
+
+    `changes`: sampling parameters that are not what the body's fields of these names say.
+    """
     wanted = body.max_completion_tokens or body.max_tokens
     room = _room(engine, len(prompt), wanted, "messages")
-    return _group(engine, body, "chatcmpl", [(prompt, room if wanted is None else wanted)])
+    sized = [(prompt, room if wanted is None else wanted)]
+    return _group(engine, body, "chatcmpl", sized, changes)
 
 
 def completion_requests(
@@ -99,7 +110,11 @@ def _room(engine: Engine, prompt_len: int, wanted: int | None, param: str) -> in
 
 
 def _group(
-    engine: Engine, body: _Body, prefix: str, sized: Sequence[tuple[TokenIds, int]]
+    engine: Engine,
+    body: _Body,
+    prefix: str,
+    sized: Sequence[tuple[TokenIds, int]],
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     wish = body.speculation
@@ -108,7 +123,7 @@ def _group(
     _check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []
     for prompt, max_tokens in sized:
-        params = _sampling_params(body, max_tokens)
+        params = replace(_sampling_params(body, max_tokens), **changes)
         seed = secrets.randbits(63) if body.seed is None else body.seed
         for copy in range(body.n):
             request = Request(

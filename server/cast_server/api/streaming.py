@@ -94,11 +94,12 @@ async def _choice_chunks(
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
             latest[index] = output
-            if output.text or output.logprobs or output.steps:
-                news = form.news(index, output)
-                if output.steps:
-                    news.speculation = traces.news(index, output)
-                yield news
+            chunks = list(form.news(index, output))
+            if output.steps:
+                chunks = chunks or [form.closing()]
+                chunks[0].speculation = traces.news(index, output)
+            for chunk in chunks:
+                yield chunk
             if output.finish_reason is not None:
                 yield form.ending(index, output)
 

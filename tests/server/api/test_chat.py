@@ -70,6 +70,23 @@ def test_a_last_message_of_the_assistant_is_followed_by_a_new_one(client, engine
     assert prompt_text(engine).endswith("<assistant>ho<|end|><assistant>")
 
 
+def test_a_last_message_of_the_assistant_may_be_continued(client, engine) -> None:
+    messages = [USER, {"role": "assistant", "content": "ho, "}]
+    ask(client, messages=messages, extra_body={"continue_final_message": True})
+    assert prompt_text(engine).endswith("<user>hi<|end|><assistant>ho, ")
+
+
+def test_only_the_assistants_words_can_be_continued(client) -> None:
+    for messages in ([USER], [USER, {"role": "assistant", "content": ""}]):
+        with pytest.raises(openai.BadRequestError, match="last message of the assistant"):
+            ask(client, messages=messages, extra_body={"continue_final_message": True})
+
+
+def test_the_beginning_of_the_answer_may_be_left_out(client, engine) -> None:
+    ask(client, extra_body={"add_generation_prompt": False})
+    assert prompt_text(engine) == "<user>hi<|end|>"
+
+
 def test_developer_is_the_system_role(client, engine) -> None:
     ask(client, messages=[{"role": "developer", "content": "be brief"}, USER])
     assert prompt_text(engine).startswith("<system>be brief")
