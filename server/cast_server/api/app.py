@@ -15,7 +15,15 @@ from cast_server.api.middleware import (
     InternalErrorMiddleware,
     RequestIdMiddleware,
 )
-from cast_server.api.routes import chat, completions, metrics, models, ops
+from cast_server.api.routes import (
+    chat,
+    completions,
+    embeddings,
+    metrics,
+    models,
+    ops,
+    tokenization,
+)
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
@@ -45,7 +53,7 @@ def create_app(
     app.add_middleware(CleanPathMiddleware)
     app.add_middleware(InternalErrorMiddleware)
     app.add_middleware(RequestIdMiddleware)
-    for resource in (chat, completions, models, metrics, ops):
+    for resource in (chat, completions, embeddings, tokenization, models, metrics, ops):
         app.include_router(resource.router)
     if evaluations is not None:
         app.state.evaluations = evaluations

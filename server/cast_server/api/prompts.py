@@ -11,12 +11,21 @@ from cast_server.api.protocol import ChatMessage, TokenIds
 from cast_server.errors import RequestError
 
 
-def chat_prompt(tokenizer: Any, messages: tuple[ChatMessage, ...]) -> TokenIds:
-    """The conversation in the model's own format, up to where the assistant's answer begins."""
+def chat_prompt(
+    tokenizer: Any,
+    messages: tuple[ChatMessage, ...],
+    *,
+    add_generation_prompt: bool = True,
+    add_special_tokens: bool = False,
+) -> TokenIds:
+    """The conversation in the model's own format, up to where the assistant's answer begins.
+
+    As a rule the template writes every special token itself.
+    """
     conversation = [_as_template_input(message) for message in messages]
     try:
         text = tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
         )
     except (TemplateError, ValueError) as error:
         raise RequestError(
@@ -27,23 +36,24 @@ def chat_prompt(tokenizer: Any, messages: tuple[ChatMessage, ...]) -> TokenIds:
         raise RequestError(
             "The model's chat template cannot express these messages.", "messages"
         ) from error
-    # the template has written every special token itself
-    prompt = _encode(tokenizer, text, "messages", add_special_tokens=False)
+    prompt = encode(tokenizer, text, "messages", add_special_tokens=add_special_tokens)
     if not prompt:
         raise RequestError("The model's chat template makes nothing of these messages.", "messages")
     return prompt
 
 
-def completion_prompts(tokenizer: Any, prompts: Sequence[str | TokenIds]) -> list[TokenIds]:
+def completion_prompts(
+    tokenizer: Any, prompts: Sequence[str | TokenIds], param: str = "prompt"
+) -> list[TokenIds]:
     """The token ids of the prompts of /v1/completions; ids that the client sent stay as is."""
     encoded = [
-        _encode(tokenizer, prompt, "prompt", add_special_tokens=True)
+        encode(tokenizer, prompt, param, add_special_tokens=True)
         if isinstance(prompt, str)
         else prompt
         for prompt in prompts
     ]
     if not all(encoded):
-        raise RequestError("prompt must not be empty.", "prompt")
+        raise RequestError(f"{param} must not be empty.", param)
     return encoded
 
 
@@ -52,7 +62,8 @@ def _as_template_input(message: ChatMessage) -> dict[str, Any]:
     return {**(message.model_extra or {}), "role": role, "content": message.content or ""}
 
 
-def _encode(tokenizer: Any, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
+def encode(tokenizer: Any, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
+    """The text's token ids. Raises `RequestError` if it is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

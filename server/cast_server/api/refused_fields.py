@@ -9,20 +9,24 @@ from cast_server.errors import RequestError
 _NOT_YET = "{name} is not supported yet."
 _NO_TOOLS = "{name} is not supported yet: this server calls no tools."
 _TEXT_ONLY = "{name} is not supported: this server answers in plain text."
+_NO_INFILLING = (
+    "{name} is not supported: the model continues a text and cannot fill in its middle. "
+    "Put all that it should know into prompt."
+)
+_COMPLETIONS_ONLY = "{name} is not supported here; it belongs to /v1/completions."
 
 # Values that ask for what happens anyway. Empty ones (null, false, "", [], {}) always do.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "function_call": ("none",),
+    "best_of": (1,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
 
 _MESSAGES: Mapping[str, str] = {
-    "suffix": _NOT_YET,
-    "echo": _NOT_YET,
+    "suffix": _NO_INFILLING,
     "prediction": _NOT_YET,
-    "prompt_logprobs": _NOT_YET,
     "tools": _NO_TOOLS,
     "tool_choice": _NO_TOOLS,
     "functions": _NO_TOOLS,
@@ -48,9 +52,21 @@ _MESSAGES: Mapping[str, str] = {
 }
 
 
+_CHAT_MESSAGES: Mapping[str, str] = {"echo": _COMPLETIONS_ONLY, "best_of": _COMPLETIONS_ONLY}
+
+
 def refuse_unsupported(body: Mapping[str, object]) -> None:
     """Raises `RequestError` for the first field whose silent loss would change the answer."""
-    for name, message in _MESSAGES.items():
+    _refuse(body, _MESSAGES)
+
+
+def refuse_in_chats(body: Mapping[str, object]) -> None:
+    """As above, for what only a text can be asked for."""
+    _refuse(body, _CHAT_MESSAGES)
+
+
+def _refuse(body: Mapping[str, object], messages: Mapping[str, str]) -> None:
+    for name, message in messages.items():
         value = body.get(name)
         if value and value not in _HARMLESS.get(name, ()):
             raise RequestError(message.format(name=name), name)

@@ -76,7 +76,7 @@ async def _choice_chunks(
     async with aclosing(merged_outputs(engine, group)) as outputs:
         async for index, output in outputs:
             latest[index] = output
-            if output.text or output.logprobs:
+            if output.text or output.logprobs or output.prompt_logprobs:
                 yield form.news(index, output)
             if output.finish_reason is not None:
                 yield form.ending(index, output)

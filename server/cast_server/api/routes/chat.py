@@ -26,5 +26,5 @@ async def create_chat_completion(
     prompt = await asyncio.to_thread(chat_prompt, engine.tokenizer, body.messages)
     group = chat_requests(engine, body, prompt)
     header = Header(group.id, engine.model_name)
-    form = ChatFormat(header, texts, with_logprobs=body.logprobs)
+    form = ChatFormat(header, texts, with_logprobs=body.logprobs, num_read=body.prompt_logprobs)
     return await respond(engine, group, form, body, http)
