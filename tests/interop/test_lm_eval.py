@@ -14,7 +14,7 @@ import tiny_models
 import tiny_server
 from e2e.serving import MODEL, serving
 
-from cast_server.model_files import resolve_model
+from cast_server.model_files import _cache_entry, resolve_model
 
 pytestmark = pytest.mark.skipif(find_spec("lm_eval") is None, reason="needs lm-eval")
 HARNESS = Path(__file__).with_name("harness.py")
@@ -29,7 +29,8 @@ def run(folder: Path, runs) -> dict:
     done = subprocess.run(
         command, env=os.environ | offline, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    refused = [line for line in done.stderr.splitlines() if "API request failed" in line]
+    assert done.returncode == 0, refused or done.stderr[-3000:]
     return json.loads(results.read_text())
 
 
@@ -94,8 +95,8 @@ def test_a_tiny_model(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_default_model(tmp_path) -> None:
     """In a server of its own, with the speculation that is on by default."""
-    directory = resolve_model(MODEL)
     with serving(tmp_path / "log.txt", "--kv-cache-tokens", "2048") as server:
+        directory = _cache_entry(resolve_model(MODEL))  # its weights in float32, as they are served
         ways = ways_to_ask(server.url, directory)
         found = run(tmp_path, [transformers_itself(directory), *ways])
     expected = found.pop("hf")
