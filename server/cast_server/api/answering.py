@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fastapi import Request, Response
 
 from cast_server.api.accounting import metrics_of, usage_of
+from cast_server.api.best_of import best_choices
 from cast_server.api.dependencies import token_text
 from cast_server.api.engine import Engine
 from cast_server.api.formats import FinishedChoice, Format
@@ -32,7 +33,7 @@ async def respond(
     collected = CollectedTraces(traces)
     choices = await run_while_connected(_collect(engine, group, collected), http.receive)
     last_outputs = [choice.last_output for choice in choices]
-    answer = form.answer(choices)
+    answer = form.answer(best_choices(choices, group.copies, group.num_kept))
     answer.usage = usage_of(group, last_outputs)
     answer.metrics = metrics_of(last_outputs)
     if (steps := collected.whole()) is not None:
@@ -44,16 +45,23 @@ async def respond(
 class _GrowingChoice:
     texts: list[str] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     last_output: RequestOutput | None = None
 
     def add(self, output: RequestOutput) -> None:
         self.texts.append(output.text)
         self.logprobs.extend(output.logprobs)
+        self.prompt_logprobs.extend(output.prompt_logprobs)
         self.last_output = output
 
     def finished(self) -> FinishedChoice:
         assert self.last_output is not None
-        return FinishedChoice("".join(self.texts), tuple(self.logprobs), self.last_output)
+        return FinishedChoice(
+            "".join(self.texts),
+            tuple(self.logprobs),
+            self.last_output,
+            tuple(self.prompt_logprobs),
+        )
 
 
 async def _collect(

@@ -9,7 +9,17 @@ from fastapi import FastAPI
 
 from cast_server.api.edge import Edge, surround
 from cast_server.api.engine import Engine
-from cast_server.api.routes import chat, completions, metrics, models, ops, page, status
+from cast_server.api.routes import (
+    chat,
+    completions,
+    embeddings,
+    metrics,
+    models,
+    ops,
+    page,
+    status,
+    tokenization,
+)
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
@@ -53,8 +63,10 @@ def create_app(
     app.add_middleware(RouteMiddleware)
     surround(app, config, edge)
     app.add_middleware(ObservingMiddleware, ended=observer.ended)
-    for resource in (chat, completions, models, metrics, ops, page, status):
+    for resource in (chat, completions, embeddings, tokenization, models):
         app.include_router(resource.router)
+    for operation in (page, status, metrics, ops):
+        app.include_router(operation.router)
     if evaluations is not None:
         app.state.evaluations = evaluations
         edge.lifecycle.on_drain(evaluations.changes.tell)

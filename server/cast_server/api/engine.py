@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from cast_server.engine.ledger import Figures
@@ -56,6 +56,10 @@ class Engine(Protocol):
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request cannot be taken, now or ever."""
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The mean of the model's last hidden states over a text that fits, with length 1."""
+        ...
 
     def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Yields news of the request; the last has a `finish_reason` or an `error`.

@@ -24,9 +24,11 @@ def chat_prompt(
     variables: Mapping[str, Any] = MappingProxyType({}),
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
+    add_special_tokens: bool = False,
 ) -> TokenIds:
     """The conversation in the model's own format, up to where the assistant's answer begins, or
     goes on. `tools` are told as the model's `dialect` has it. `variables` are the template's own.
+    As a rule the template writes every special token itself.
     """
     _check_variables(tokenizer, variables)
     conversation = [_as_template_input(message) for message in messages]
@@ -51,23 +53,24 @@ def chat_prompt(
         raise RequestError(
             "The model's chat template cannot express these messages.", "messages"
         ) from error
-    # the template has written every special token itself
-    prompt = _encode(tokenizer, text, "messages", add_special_tokens=False)
+    prompt = encode(tokenizer, text, "messages", add_special_tokens=add_special_tokens)
     if not prompt:
         raise RequestError("The model's chat template makes nothing of these messages.", "messages")
     return prompt
 
 
-def completion_prompts(tokenizer: Any, prompts: Sequence[str | TokenIds]) -> list[TokenIds]:
+def completion_prompts(
+    tokenizer: Any, prompts: Sequence[str | TokenIds], param: str = "prompt"
+) -> list[TokenIds]:
     """The token ids of the prompts of /v1/completions; ids that the client sent stay as is."""
     encoded = [
-        _encode(tokenizer, prompt, "prompt", add_special_tokens=True)
+        encode(tokenizer, prompt, param, add_special_tokens=True)
         if isinstance(prompt, str)
         else prompt
         for prompt in prompts
     ]
     if not all(encoded):
-        raise RequestError("prompt must not be empty.", "prompt")
+        raise RequestError(f"{param} must not be empty.", param)
     return encoded
 
 
@@ -92,7 +95,8 @@ def _check_variables(tokenizer: Any, variables: Mapping[str, Any]) -> None:
             )
 
 
-def _encode(tokenizer: Any, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
+def encode(tokenizer: Any, text: str, param: str, *, add_special_tokens: bool) -> TokenIds:
+    """The text's token ids. Raises `RequestError` if it is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -8,6 +8,7 @@ Ranges of sampling fields are checked once, by `SamplingParams`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from cast_server.api.refused_fields import refuse_chat_fields, refuse_unsupported
+from cast_server.api.refused_fields import refuse_chat_fields, refuse_in_chats, refuse_unsupported
 from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
 from cast_server.api.tools.history import PastCall
 from cast_server.engine.request import MAX_LOGPROBS
@@ -79,7 +80,7 @@ def _read_bias(key: str, bias: object) -> float:
     )
 
 
-def _read_prompts(value: object) -> tuple[str | TokenIds, ...]:
+def _read_prompts(value: object, name: str = "prompt") -> tuple[str | TokenIds, ...]:
     """One prompt or many, each a string or token ids, as a tuple of prompts."""
     if isinstance(value, str):
         return (value,)
@@ -88,23 +89,22 @@ def _read_prompts(value: object) -> tuple[str | TokenIds, ...]:
             return (tuple(value),)
         if len(value) > MAX_CHOICES:
             raise RequestError(
-                f"at most {MAX_CHOICES} prompts can be sent at once, got {len(value)}.",
-                "prompt",
+                f"at most {MAX_CHOICES} texts can be sent at once, got {len(value)}.", name
             )
-        return tuple(_read_prompt(item) for item in value)
+        return tuple(_read_prompt(item, name) for item in value)
     raise RequestError(
-        "prompt must be a string, an array of strings, an array of token ids or an array of arrays "
-        "of token ids, and must not be empty.",
-        "prompt",
+        f"{name} must be a string, an array of strings, an array of token ids or an array of "
+        "arrays of token ids, and must not be empty.",
+        name,
     )
 
 
-def _read_prompt(item: object) -> str | TokenIds:
+def _read_prompt(item: object, name: str) -> str | TokenIds:
     if isinstance(item, str):
         return item
     if isinstance(item, list) and all(type(token_id) is int for token_id in item):
         return tuple(item)
-    raise RequestError("each prompt must be a string or an array of token ids.", "prompt")
+    raise RequestError(f"each {name} must be a string or an array of token ids.", name)
 
 
 def _join_parts(value: object) -> object:
@@ -126,11 +126,14 @@ LogitBias = Annotated[
     dict[int, float],
     PlainValidator(_read_logit_bias, json_schema_input_type=dict[str, float]),
 ]
+_AnyPrompts = str | list[str] | list[int] | list[list[int]]
 Prompts = Annotated[
     tuple[str | TokenIds, ...],
-    PlainValidator(
-        _read_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]
-    ),
+    PlainValidator(_read_prompts, json_schema_input_type=_AnyPrompts),
+]
+Inputs = Annotated[
+    tuple[str | TokenIds, ...],
+    PlainValidator(partial(_read_prompts, name="input"), json_schema_input_type=_AnyPrompts),
 ]
 Content = Annotated[
     str | None,
@@ -138,7 +141,7 @@ Content = Annotated[
 ]
 
 
-class _Fields(BaseModel):
+class Fields(BaseModel):
     """A JSON object in which null means that the field is left out."""
 
     model_config = ConfigDict(frozen=True)
@@ -151,14 +154,14 @@ class _Fields(BaseModel):
         return {name: value for name, value in data.items() if value is not None}
 
 
-class StreamOptions(_Fields):
+class StreamOptions(Fields):
     """Options of a streamed answer. The second, vLLM's, tells the tokens so far in every chunk."""
 
     include_usage: Boolean = False
     continuous_usage_stats: Boolean = False
 
 
-class Speculation(_Fields):
+class Speculation(Fields):
     """A request's own wish for speculation; it changes speed, never tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -169,7 +172,7 @@ class Speculation(_Fields):
     trace: Boolean = False
 
 
-class GenerationRequest(_Fields):
+class GenerationRequest(Fields):
     """What both endpoints accept. `model` None stands for the served one."""
 
     model: str | None = None
@@ -195,6 +198,7 @@ class GenerationRequest(_Fields):
     ignore_eos: Boolean = False
     skip_special_tokens: Boolean = True
     timeout: Number | None = Field(None, gt=0)
+    prompt_logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="before")
     @classmethod
@@ -215,12 +219,33 @@ class GenerationRequest(_Fields):
             raise RequestError("stream_options needs stream to be true.", "stream_options")
         return self
 
+    @model_validator(mode="after")
+    def _check_prompt_logprobs(self) -> GenerationRequest:
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs comes with a whole answer only; leave stream out.",
+                "prompt_logprobs",
+            )
+        return self
+
+    @property
+    def copies(self) -> int:
+        """Answers to generate for each prompt."""
+        return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """As `num_logprobs`, for the prompt's tokens."""
+        return self.prompt_logprobs
+
 
 class CompletionRequest(GenerationRequest):
     """The body of /v1/completions."""
 
     prompt: Prompts
-    best_of: Integer | None = None
+    max_tokens: Integer | None = Field(None, ge=0)
+    echo: Boolean = False
+    best_of: Integer | None = Field(None, ge=1, le=MAX_COPIES)
     logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="before")
@@ -243,14 +268,44 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _check_best_of(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != self.n:
-            raise RequestError("best_of is not supported, unless it equals n.", "best_of")
+        if self.copies < self.n:
+            raise RequestError(
+                f"best_of ({self.best_of}) must not be below n ({self.n}).", "best_of"
+            )
+        if self.copies > self.n and self.stream:
+            raise RequestError(
+                "best_of cannot be above n in a stream, as the best are known at the end only.",
+                "best_of",
+            )
         return self
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise RequestError(
+                "max_tokens must be at least 1, unless echo is true or prompt_logprobs is set, "
+                "got 0.",
+                "max_tokens",
+            )
+        return self
+
+    @property
+    def copies(self) -> int:
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def num_logprobs(self) -> int | None:
         """Alternatives to report beside each token; None reports no logprobs at all."""
-        return self.logprobs
+        return 0 if self.logprobs is None and self.copies > self.n else self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        wanted = (
+            self.prompt_logprobs,
+            self.logprobs if self.echo else None,
+            0 if self.max_tokens == 0 else None,  # something must be asked of the engine
+        )
+        return max((count for count in wanted if count is not None), default=None)
 
 
 class ChatMessage(BaseModel):
@@ -283,6 +338,13 @@ class ChatCompletionRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     add_generation_prompt: Boolean = True
     continue_final_message: Boolean = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_texts_have(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_in_chats(data)
+        return data
 
     @field_validator("logprobs", mode="before")
     @classmethod

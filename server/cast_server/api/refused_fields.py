@@ -10,20 +10,24 @@ _NOT_YET = "{name} is not supported yet."
 _USE_TOOLS = "{name} is not supported, as OpenAI has replaced it: use tools and tool_choice."
 _CHAT_ONLY = "{name} is not supported here: it belongs to /v1/chat/completions."
 _TEXT_ONLY = "{name} is not supported: this server answers in plain text."
+_NO_INFILLING = (
+    "{name} is not supported: the model continues a text and cannot fill in its middle. "
+    "Put all that it should know into prompt."
+)
+_COMPLETIONS_ONLY = "{name} is not supported here; it belongs to /v1/completions."
 
 # Values that ask for what happens anyway. Empty ones (null, false, "", [], {}) always do.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "function_call": ("none",),
+    "best_of": (1,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
 
 _MESSAGES: Mapping[str, str] = {
-    "suffix": _NOT_YET,
-    "echo": _NOT_YET,
+    "suffix": _NO_INFILLING,
     "prediction": _NOT_YET,
-    "prompt_logprobs": _NOT_YET,
     "functions": _USE_TOOLS,
     "function_call": _USE_TOOLS,
     "response_format": _TEXT_ONLY,
@@ -47,6 +51,7 @@ _MESSAGES: Mapping[str, str] = {
 _CHAT_FIELDS: Mapping[str, str] = dict.fromkeys(
     ("tools", "tool_choice", "chat_template_kwargs", "continue_final_message"), _CHAT_ONLY
 )
+_COMPLETION_FIELDS: Mapping[str, str] = dict.fromkeys(("echo", "best_of"), _COMPLETIONS_ONLY)
 
 
 def refuse_unsupported(body: Mapping[str, object]) -> None:
@@ -57,6 +62,11 @@ def refuse_unsupported(body: Mapping[str, object]) -> None:
 def refuse_chat_fields(body: Mapping[str, object]) -> None:
     """The same for what only chats have."""
     _refuse(body, _CHAT_FIELDS)
+
+
+def refuse_in_chats(body: Mapping[str, object]) -> None:
+    """As above, for what only a text can be asked for."""
+    _refuse(body, _COMPLETION_FIELDS)
 
 
 def _refuse(body: Mapping[str, object], messages: Mapping[str, str]) -> None:

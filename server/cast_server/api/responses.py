@@ -86,11 +86,12 @@ class ChatLogprobs(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Four lists of one length, an entry a token; `text_offset` counts characters."""
+    """Four lists of one length, an entry a token; `text_offset` counts characters. Nothing is told
+    of a text's very first token, as nothing comes before it."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -107,6 +108,17 @@ class ToolCall(BaseModel):
     id: str
     type: Literal["function"]
     function: FunctionCall
+
+
+class PromptLogprob(BaseModel):
+    """How likely a token was where the prompt has one; rank 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # by token id; null for the first token
 
 
 class AssistantMessage(BaseModel):
@@ -167,6 +179,7 @@ class CompletionChoice(_Choice):
 
     text: str
     logprobs: CompletionLogprobs | None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class _Answer(BaseModel):
@@ -183,6 +196,7 @@ class ChatCompletion(_Answer):
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class ChatCompletionChunk(_Answer):

@@ -13,13 +13,14 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.embedding import embed
 from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
@@ -46,6 +47,7 @@ class _Job:
     id: str
     job: Job[Any]
     future: concurrent.futures.Future[Any]
+    is_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,17 +187,21 @@ class AsyncEngine:
             if not is_finished:
                 self._inbox.put(request.id)
 
-    async def work(self, make_job: Callable[[EngineCore], Job[T]]) -> T:
+    async def work(self, make_job: Callable[[EngineCore], Job[T]], *, is_call: bool = False) -> T:
         """Runs a job on the engine's thread, a slice at a time beside requests: see `Background`.
 
         Returns or raises what the job does. Cancelling whoever waits for it closes the job.
         """
-        job = self._post(make_job(self._core))
+        job = self._post(make_job(self._core), is_call=is_call)
         try:
             result: T = await asyncio.wrap_future(job.future)
             return result
         finally:
             self._forget(job)
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The mean of the model's last hidden states over a text that fits, with length 1."""
+        return await self.work(lambda core: embed(core, token_ids), is_call=True)
 
     def call(self, function: Callable[[], T]) -> T:
         """As `work`, for a job of one slice and a thread that waits for it."""
@@ -211,8 +217,9 @@ class AsyncEngine:
         finally:
             self._forget(posted)
 
-    def _post(self, job: Job[Any]) -> _Job:
-        posted = _Job(f"job-{uuid.uuid4().hex}", job, concurrent.futures.Future())
+    def _post(self, job: Job[Any], *, is_call: bool = False) -> _Job:
+        name = f"job-{uuid.uuid4().hex}"
+        posted = _Job(name, job, concurrent.futures.Future(), is_call)
         with self._lock:
             self._jobs[posted.id] = posted
         self._inbox.put(posted)
@@ -246,7 +253,8 @@ class AsyncEngine:
             if isinstance(message, str):
                 self._core.abort(message)
             elif isinstance(message, _Job):
-                self._core.background.add(message.id, self._sliced(message))
+                job = self._sliced(message)
+                self._core.background.add(message.id, job, is_call=message.is_call)
             else:
                 self._add(message)
         return True

@@ -25,6 +25,7 @@ from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.pace import Pace
 from cast_server.engine.planner import Planner, expected_tokens
+from cast_server.engine.prompt_logprobs import read_prompts, with_prompts
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
@@ -189,6 +190,7 @@ class EngineCore:
         self.planner.predict(plan)
         verified = self.target.verify(scheduled, trees)
         walks = verified.walks
+        prompts = read_prompts(scheduled, verified.read_logits_RV)
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
         chosen_after = time.perf_counter() - begin
@@ -214,7 +216,7 @@ class EngineCore:
                 if self.on_finish is not None:
                     self.on_finish(walk.sequence)
                 self._drop(walk.sequence)
-        return outputs
+        return with_prompts(outputs, prompts)
 
     def _fit(self, sequence: Sequence, tree: DraftTree) -> DraftTree:
         """Cuts a tree to the blocks that are free; drafts never take another's place."""
@@ -231,7 +233,7 @@ class EngineCore:
 
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:
         before = sequence.num_computed
-        sequence.num_computed += num_tokens
+        sequence.advance(num_tokens)
         if self.scheduler.limits.prefix_caching:
             sequence.publish_prefix(self.scheduler.pool, before)
 

@@ -23,6 +23,8 @@ class SamplingParams:
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off.
     `logprobs` is the number of alternatives reported beside each chosen token; None: no report.
     `grammar`: what the answer is held to; it has the last word, also over `min_tokens`.
+    `prompt_logprobs` is the same for the prompt's own tokens; with it max_tokens may be 0, and the
+    request ends when its prompt is read.
     Penalties count generated tokens (presence, frequency) or prompt and generated (repetition).
 
     Raises `RequestError` with the offending field and value.
@@ -45,10 +47,13 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
+            if name == "max_tokens" and value == 0 and self.prompt_logprobs is not None:
+                continue
             if not low <= value <= high:  # NaN fails every comparison
                 raise RequestError(f"{name} must be between {low} and {high}, got {value}.", name)
         if self.min_tokens > self.max_tokens:
@@ -56,11 +61,12 @@ class SamplingParams:
                 f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).",
                 "min_tokens",
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise RequestError(
-                f"at most {MAX_LOGPROBS} top logprobs can be asked for, got {self.logprobs}.",
-                "logprobs",
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count <= MAX_LOGPROBS:
+                raise RequestError(
+                    f"at most {MAX_LOGPROBS} top logprobs can be asked for, got {count}.", name
+                )
         for token_id, bias in self.logit_bias.items():
             if not -100 <= bias <= 100:
                 raise RequestError(
@@ -134,12 +140,14 @@ class Request:
 class TokenLogprob:
     """Log-probability (natural) of a chosen token under the model's own, unprocessed distribution.
 
-    `top` holds the most likely (token id, log-probability) pairs in falling order.
+    `top` holds the most likely (token id, log-probability) pairs in falling order. `rank` is 1 for
+    the likeliest token of all; it is told of a prompt's tokens only, else 0.
     """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +184,14 @@ class RequestOutput:
     `text` may lag behind the tokens: it holds back half characters and possible stop strings.
     The last output of a request has a `finish_reason` and, if it ever was in the engine, `timings`;
     `speculation` and counts are complete. `steps` are empty unless the request asked for traces.
+    `prompt_logprobs` go on where those of the output before ended, from the prompt's second token.
     """
 
     request_id: str
     new_token_ids: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: RequestError | None = None

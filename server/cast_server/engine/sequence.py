@@ -19,6 +19,7 @@ class Sequence:
     """Tokens `[0, num_computed)` have their keys and values in the cache; the rest is pending.
 
     A decoding sequence has one pending token, its last. `stop_ids` end it, from `min_tokens` on.
+    Of the prompt's tokens after the first, `num_read` need no log-probability any more.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Sequence:
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
         self.num_cached = 0
+        self.num_read = 0 if self.params.prompt_logprobs is not None else self.num_prompt - 1
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.output_counts: Counter[int] = Counter()
@@ -66,11 +68,21 @@ class Sequence:
     def is_decoding(self) -> bool:
         return self.num_pending == 1 and self.num_output > 0
 
+    @property
+    def num_reusable(self) -> int:
+        """Tokens at the beginning that nobody has to compute where their keys are cached: not the
+        last, which chooses the next, and none that a log-probability is still to be read from."""
+        is_read = self.num_read >= self.num_prompt - 1
+        return len(self.token_ids) - 1 if is_read else self.num_read
+
     # Tokens
 
     def append(self, token_ids: list[int]) -> tuple[list[int], str]:
         """Commits tokens up to the first stop. Returns those kept and the text that is now safe."""
         text = ""
+        if not self.params.max_tokens:
+            self.finish_reason = "length"  # it was to be read only
+            return [], text
         for kept, token_id in enumerate(token_ids, start=1):
             self.token_ids.append(token_id)
             self.output_counts[token_id] += 1
@@ -131,11 +143,16 @@ class Sequence:
             self._adopt(pool, pool.allocate(missing))
 
     def share_prefix(self, pool: BlockPool) -> None:
-        """Starts from cached blocks; at least the last token is left to compute its logits."""
-        reusable = (len(self.token_ids) - 1) // pool.block_size
+        """Starts from cached blocks; tokens whose logits are wanted are left to compute."""
+        reusable = self.num_reusable // pool.block_size
         self._adopt(pool, pool.share(self.digests(pool, reusable)))
         self.num_computed = len(self.blocks) * pool.block_size
         self.num_cached = max(self.num_cached, min(self.num_computed, self.num_prompt))
+
+    def advance(self, num_tokens: int) -> None:
+        """So many more tokens are computed, and what is wanted of their logits has been read."""
+        self.num_computed += num_tokens
+        self.num_read = max(self.num_read, min(self.num_computed, self.num_prompt - 1))
 
     def publish_prefix(self, pool: BlockPool, computed_before: int) -> None:
         """Makes the blocks that have become full since then available to others."""

@@ -138,9 +138,8 @@ def test_wrong_value_is_refused_by_name(http, engine, path, field, value) -> Non
     ("path", "field", "value"),
     [
         (TEXT, "suffix", "end"),
-        (TEXT, "echo", True),
-        (TEXT, "best_of", 2),
-        (TEXT, "prompt_logprobs", 1),
+        (CHAT, "echo", True),
+        (CHAT, "best_of", 2),
         (TEXT, "tools", [{"type": "function", "function": {"name": "f"}}]),
         (TEXT, "tool_choice", "auto"),
         (TEXT, "chat_template_kwargs", {"enable_thinking": False}),

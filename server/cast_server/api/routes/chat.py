@@ -47,6 +47,7 @@ async def create_chat_completion(
         texts,
         with_logprobs=body.logprobs,
         make_reader=_reader(body, dialect),
+        num_read=body.prompt_logprobs,
     )
     return await respond(engine, group, form, body, http)
 
