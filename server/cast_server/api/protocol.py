@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from cast_server.api.prediction import Prediction
 from cast_server.api.refused_fields import refuse_unsupported
 from cast_server.engine.request import MAX_LOGPROBS
 from cast_server.errors import RequestError
@@ -144,6 +145,7 @@ class Speculation(_Fields):
     policy: str | None = None
     max_draft_tokens: Integer | None = Field(None, ge=0)
     weight: Number = Field(1.0, ge=0.01, le=100.0)
+    per_step: Boolean = False
 
 
 class GenerationRequest(_Fields):
@@ -155,6 +157,7 @@ class GenerationRequest(_Fields):
     stream_options: StreamOptions | None = None
     user: str | None = None
     speculation: Speculation = Speculation()
+    prediction: Prediction | None = None
     max_tokens: Integer | None = Field(None, ge=1)
     min_tokens: Integer = 0
     temperature: Number = 1.0

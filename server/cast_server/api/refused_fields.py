@@ -21,7 +21,6 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
 _MESSAGES: Mapping[str, str] = {
     "suffix": _NOT_YET,
     "echo": _NOT_YET,
-    "prediction": _NOT_YET,
     "prompt_logprobs": _NOT_YET,
     "tools": _NO_TOOLS,
     "tool_choice": _NO_TOOLS,

@@ -6,7 +6,7 @@ import hashlib
 import secrets
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cast_server.api.engine import Engine
 from cast_server.api.protocol import (
@@ -36,6 +36,11 @@ class RequestGroup:
     def num_prompt_tokens(self) -> int:
         """Tokens of all prompts; a prompt counts once, however many copies share it."""
         return sum(len(request.prompt_token_ids) for request in self.requests[:: self.copies])
+
+    def expecting(self, prediction: TokenIds) -> RequestGroup:
+        """The same, with what every answer is expected to resemble."""
+        requests = tuple(replace(one, prediction=prediction) for one in self.requests)
+        return replace(self, requests=requests)
 
 
 def check_model(body: GenerationRequest, engine: Engine) -> None:
@@ -103,7 +108,9 @@ def _group(
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     wish = body.speculation
-    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight)
+    speculation = SpeculationParams(
+        wish.policy, wish.max_draft_tokens, wish.weight, per_step=wish.per_step
+    )
     _check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
     _check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []

@@ -95,11 +95,13 @@ class SpeculationParams:
     """A request's own wish for speculation; None leaves it to the server.
 
     `weight`: what a token of it is worth beside another request's, where they compete for rows.
+    `per_step`: the statistics are to list the steps one by one.
     """
 
     policy: str | None = None
     max_draft_tokens: int | None = None
     weight: float = 1.0
+    per_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class Request:
     `owner` is an opaque name for who sent it, such as the id of an API key; "" for nobody known.
     What is learned from one owner's requests helps no other's.
     is_background: gets a share of the time that others leave, or all of it where there are none.
+    `prediction`: tokens that the output is expected to resemble; they are drafted, never forced.
     """
 
     id: str
@@ -119,6 +122,7 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic)
     owner: str = ""
     is_background: bool = False
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,9 @@ class SpeculationStats:
     A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
     accepted k draft tokens. Expected and accepted draft tokens, predicted and actual seconds of
     those steps (until the tokens were chosen) stand side by side. `policy` decided how far to
-    draft.
+    draft, at most `num_spec_tokens` a step. `drafted_by` and `accepted_by` count draft tokens by
+    their sources' numbers; behind a stop none is counted as accepted there. `per_step` has the
+    draft tokens and the accepted ones of each step, once the request has ended, if it asked.
     """
 
     num_spec_steps: int = 0
@@ -151,6 +157,10 @@ class SpeculationStats:
     predicted_seconds: float = 0.0
     seconds: float = 0.0
     policy: str = "off"
+    num_spec_tokens: int = 0
+    drafted_by: tuple[int, ...] = ()
+    accepted_by: tuple[int, ...] = ()
+    per_step: tuple[tuple[int, int], ...] = ()
 
     @property
     def mean_acceptance_length(self) -> float:

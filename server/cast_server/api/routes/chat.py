@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 from cast_server.api.answering import respond
 from cast_server.api.dependencies import EngineDep, TokenTextDep
 from cast_server.api.formats import ChatFormat, Header
+from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import chat_prompt
 from cast_server.api.protocol import ChatCompletionRequest
 from cast_server.api.requests import chat_requests, check_model
@@ -24,7 +25,10 @@ async def create_chat_completion(
     """Answers a conversation."""
     check_model(body, engine)
     prompt = await asyncio.to_thread(chat_prompt, engine.tokenizer, body.messages)
-    group = chat_requests(engine, body, prompt)
+    prediction = await asyncio.to_thread(
+        prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
+    )
+    group = chat_requests(engine, body, prompt).expecting(prediction)
     header = Header(group.id, engine.model_name)
     form = ChatFormat(header, texts, with_logprobs=body.logprobs)
     return await respond(engine, group, form, body, http)
