@@ -79,6 +79,8 @@ def test_of_many_like_places_it_goes_on_at_the_next() -> None:
     follower = followed(text, [10, *line, 11, 7, 8, 99, 5])  # the second line's third is replaced
     assert follower.place == text.index(12)
     assert follower.next_token == 12
+    ends = [10, 5, 11, 5, 12, 5, 13, 5]
+    assert followed(ends, [10, 5, 11, 5, 12, 99, 5]).next_token == 13
 
 
 def test_coincidences_in_what_is_inserted_do_not_move_what_is_trusted() -> None:
