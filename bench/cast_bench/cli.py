@@ -30,6 +30,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "lossless": "cast_bench.lossless:main",
         "paper-thresholds": "cast_bench.paper_thresholds:main",
         "policies": "cast_bench.policies:main",
+        "prediction": "cast_bench.prediction:main",
         "rooflines": "cast_bench.rooflines:main",
         "rounding": "cast_bench.rounding:main",
         "serve": "cast_bench.serve.cli:main",

@@ -26,6 +26,8 @@ METRICS = {
     "predicted_seconds",
     "seconds",
     "policy",
+    "num_spec_tokens",
+    "sources",
 }
 
 

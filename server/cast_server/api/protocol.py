@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from cast_server.api.prediction import Prediction
 from cast_server.api.refused_fields import refuse_chat_fields, refuse_in_chats, refuse_unsupported
 from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
 from cast_server.api.tools.history import PastCall
@@ -170,6 +171,7 @@ class Speculation(Fields):
     max_draft_tokens: Integer | None = Field(None, ge=0)
     weight: Number = Field(1.0, ge=0.01, le=100.0)
     trace: Boolean = False
+    per_step: Boolean = False
 
 
 class GenerationRequest(Fields):
@@ -181,6 +183,7 @@ class GenerationRequest(Fields):
     stream_options: StreamOptions | None = None
     user: str | None = None
     speculation: Speculation = Speculation()
+    prediction: Prediction | None = None
     max_tokens: Integer | None = Field(None, ge=1)
     min_tokens: Integer = 0
     temperature: Number = 1.0

@@ -27,7 +27,6 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
 
 _MESSAGES: Mapping[str, str] = {
     "suffix": _NO_INFILLING,
-    "prediction": _NOT_YET,
     "functions": _USE_TOOLS,
     "function_call": _USE_TOOLS,
     "response_format": _TEXT_ONLY,

@@ -40,6 +40,11 @@ class RequestGroup:
         """Tokens of all prompts; a prompt counts once, however many copies share it."""
         return sum(len(request.prompt_token_ids) for request in self.requests[:: self.copies])
 
+    def expecting(self, prediction: TokenIds) -> RequestGroup:
+        """The same, with what every answer is expected to resemble."""
+        requests = tuple(replace(one, prediction=prediction) for one in self.requests)
+        return replace(self, requests=requests)
+
 
 class _Naming(Protocol):
     @property
@@ -126,7 +131,9 @@ def _group(
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     wish = body.speculation
-    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight, wish.trace)
+    speculation = SpeculationParams(
+        wish.policy, wish.max_draft_tokens, wish.weight, wish.trace, wish.per_step
+    )
     check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
     check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []

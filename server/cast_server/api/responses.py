@@ -21,6 +21,19 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    """Where the answer's tokens came from; the last two only where a prediction was sent.
+
+    Accepted: tokens of the answer that the prediction had offered. Rejected: those it offered in
+    vain. They are no part of `completion_tokens`, and one that is offered again counts again.
+    """
+
+    reasoning_tokens: int
+    audio_tokens: int
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
+
+
 class Usage(BaseModel):
     """Tokens read and written; each prompt counts once, however many answers it got."""
 
@@ -28,25 +41,40 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class SourceMetrics(BaseModel):
+    """What came of one source's guesses."""
+
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
 
 
 class SpeculativeDecodingMetrics(BaseModel):
     """What drafting did, summed over the choices. `acceptance_histogram[k]`: steps that took k.
 
+    The first seven are vLLM's. `per_step_…` are there if they were asked for and there is one
+    choice; `sources` tells of those that guessed anything.
+
     What was expected stands beside what came: accepted draft tokens, and seconds of the steps that
     the request decoded in, from their beginning until the tokens were chosen.
     """
 
-    policy: str
-    num_spec_steps: int
-    num_draft_tokens: int
-    num_accepted_draft_tokens: int
     mean_acceptance_length: float | None
     draft_acceptance_rate: float | None
     acceptance_histogram: list[int]
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+    policy: str
+    sources: dict[str, SourceMetrics]
     num_expected_draft_tokens: float
     predicted_seconds: float
     seconds: float
+    per_step_accepted: list[int] = []
+    per_step_drafted: list[int] = []
 
 
 class Metrics(BaseModel):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cast_drafters.base import Drafter, VerifyResult
 from cast_drafters.policy import Policy, parse_policy
+from cast_drafters.predicted import PredictedDrafter
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.cost import CostModel
 from cast_profiler.drift import CorrectedCost
@@ -57,7 +58,8 @@ class EngineCore:
         limits = replace(scheduler.limits, max_batched_tokens=_few(scheduler.limits))
         self.background = Background(Scheduler(scheduler.pool, limits))
         scheduler.behind = self.background.scheduler
-        self.planner = Planner(CorrectedCost(cost), drafter)
+        self._guesses = PredictedDrafter(drafter)
+        self.planner = Planner(CorrectedCost(cost), self._guesses)
         self.pace = Pace()
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -69,11 +71,11 @@ class EngineCore:
 
     @property
     def drafter(self) -> Drafter:
-        return self.planner.drafter
+        return self._guesses.inner
 
     @drafter.setter
     def drafter(self, drafter: Drafter) -> None:
-        self.planner.drafter = drafter
+        self._guesses.inner = drafter
 
     @property
     def has_work(self) -> bool:
@@ -112,7 +114,7 @@ class EngineCore:
         sequence = Sequence(request, self.policy_of(request), stop_ids, text, grammar)
         self._sequences[request.id] = sequence
         self._scheduler_of(sequence).add(sequence)
-        self.drafter.begin(request.id, sequence.token_ids)
+        self._guesses.begin(request.id, sequence.token_ids)
 
     def abort(self, request_id: str) -> None:
         """Forgets a request or a job, waiting or running. Unknown ids are fine."""
@@ -201,7 +203,7 @@ class EngineCore:
                 counts = (len(walk.tree), len(walk.accepted), tokens)
                 walk.sequence.count_step(*counts, plan.predicted, chosen_after)
             outputs.append(self._commit(walk, verified.logits_RV))
-        self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
+        self._guesses.observe([_verify_result(walk) for walk in walks if plan.num_asked])
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
@@ -240,6 +242,7 @@ class EngineCore:
     def _commit(self, walk: Walk, logits_RV: Tensor) -> RequestOutput:
         sequence = walk.sequence
         kept, text = sequence.append(walk.tokens)
+        sequence.count_sources(walk.tree, walk.accepted[: len(kept)])
         self._advance(sequence, min(len(walk.accepted), len(kept)))
         sequence.trim(self.scheduler.pool)
         self.ledger.commit(walk, len(kept))
@@ -263,7 +266,7 @@ class EngineCore:
         self.ledger.end(sequence)
         self._scheduler_of(sequence).remove(sequence)
         try:
-            self.drafter.release(sequence.id)
+            self._guesses.release(sequence.id)
         except Exception:  # noqa: BLE001 - the sequence has ended, whatever the drafter makes of it
             _log.exception("the drafter failed to forget request %s", sequence.id)
 

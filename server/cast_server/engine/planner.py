@@ -238,6 +238,7 @@ def _seat(one: Scheduled) -> Seat:
         max_depth=sequence.params.max_tokens - sequence.num_output - 1,
         levels=sequence.policy.levels,
         weight=sequence.request.speculation.weight,
+        has_prediction=bool(sequence.request.prediction),
     )
 
 
@@ -253,6 +254,7 @@ def _context(one: Scheduled, limits: DraftLimits) -> DraftContext:
         sequence.slots(0, len(sequence.token_ids)),
         sequence.num_output,
         request.owner,
+        request.prediction,
     )
 
 

@@ -107,12 +107,14 @@ class SpeculationParams:
 
     `weight`: what a token of it is worth beside another request's, where they compete for rows.
     `trace`: outputs tell what each step drafted and what became of it.
+    `per_step`: the statistics are to list the steps one by one.
     """
 
     policy: str | None = None
     max_draft_tokens: int | None = None
     weight: float = 1.0
     trace: bool = False
+    per_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,7 @@ class Request:
     What is learned from one owner's requests helps no other's.
     is_background: gets a share of the time that others leave, or all of it where there are none.
     deadline: `time.monotonic()` from which on nobody wants the answer any more.
+    `prediction`: tokens that the output is expected to resemble; they are drafted, never forced.
     """
 
     id: str
@@ -134,6 +137,7 @@ class Request:
     owner: str = ""
     is_background: bool = False
     deadline: float | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,9 @@ class SpeculationStats:
     A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
     accepted k draft tokens. Expected and accepted draft tokens, predicted and actual seconds of
     those steps (until the tokens were chosen) stand side by side. `policy` decided how far to
-    draft.
+    draft, at most `num_spec_tokens` a step. `drafted_by` and `accepted_by` count draft tokens by
+    their sources' numbers; behind a stop none is counted as accepted there. `per_step` has the
+    draft tokens and the accepted ones of each step, once the request has ended, if it asked.
     """
 
     num_spec_steps: int = 0
@@ -168,6 +174,10 @@ class SpeculationStats:
     predicted_seconds: float = 0.0
     seconds: float = 0.0
     policy: str = "off"
+    num_spec_tokens: int = 0
+    drafted_by: tuple[int, ...] = ()
+    accepted_by: tuple[int, ...] = ()
+    per_step: tuple[tuple[int, int], ...] = ()
 
     @property
     def mean_acceptance_length(self) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cast_drafters.policy import Policy
+from cast_drafters.tree import SOURCES, DraftTree
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.grammar_state import GrammarState
@@ -51,6 +52,9 @@ class Sequence:
         self._drafted = 0
         self._expected = self._predicted = self._seconds = 0.0
         self._histogram: Counter[int] = Counter()
+        self._drafted_by_S = np.zeros(len(SOURCES), np.int64)
+        self._accepted_by_S = np.zeros(len(SOURCES), np.int64)
+        self._steps: list[tuple[int, int]] = []
 
     @property
     def id(self) -> str:
@@ -116,6 +120,16 @@ class Sequence:
         self._expected += expected
         self._predicted += predicted
         self._seconds += seconds
+        if self.request.speculation.per_step:
+            self._steps.append((num_drafted, num_accepted))
+
+    def count_sources(self, tree: DraftTree, accepted: list[int]) -> None:
+        """Who had guessed the nodes of a verified tree, and those of them that are output now."""
+        if not len(tree):
+            return
+        sources_T = np.zeros(len(tree), np.int8) if tree.sources_T is None else tree.sources_T
+        self._drafted_by_S += np.bincount(sources_T, minlength=len(SOURCES))
+        self._accepted_by_S += np.bincount(sources_T[accepted], minlength=len(SOURCES))
 
     def speculation(self) -> SpeculationStats:
         counts = tuple(self._histogram[k] for k in range(max(self._histogram, default=0) + 1))
@@ -128,6 +142,10 @@ class Sequence:
             num_expected_draft_tokens=self._expected,
             predicted_seconds=self._predicted,
             seconds=self._seconds,
+            num_spec_tokens=self.policy.size,
+            drafted_by=tuple(self._drafted_by_S.tolist()),
+            accepted_by=tuple(self._accepted_by_S.tolist()),
+            per_step=tuple(self._steps) if self.finish_reason is not None else (),
         )
 
     # Place in the KV cache

@@ -125,7 +125,7 @@ def test_speculation_metrics_are_summed_over_choices(client, engine) -> None:
         first = engine.copy_of(request) == 0
         stats = SpeculationStats(1, 2, 1, (0, 1), 0.5, 0.25, 0.125, "cast:32")
         if first:
-            stats = SpeculationStats(4, 8, 2, (3, 0, 1), 2.25, 1.0, 1.5, "cast:32")
+            stats = SpeculationStats(4, 8, 2, (3, 0, 1), 2.25, 1.0, 1.5, "cast:32", 3)
         return engine.saying("x", speculation=stats)(request)
 
     engine.script = script
@@ -136,11 +136,13 @@ def test_speculation_metrics_are_summed_over_choices(client, engine) -> None:
         "num_accepted_draft_tokens": 3,
         "mean_acceptance_length": 1.6,
         "draft_acceptance_rate": 0.3,
-        "acceptance_histogram": [3, 1, 1],
+        "acceptance_histogram": [3, 1, 1, 0],
         "num_expected_draft_tokens": 2.75,
         "predicted_seconds": 1.25,
         "seconds": 1.625,
         "policy": "cast:32",
+        "num_spec_tokens": 3,
+        "sources": {},
     }
 
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from cast_server.api.answering import respond
 from cast_server.api.dependencies import DialectDep, EngineDep, TokenTextDep
 from cast_server.api.formats import ChatFormat, Header
+from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import chat_prompt
 from cast_server.api.protocol import ChatCompletionRequest
 from cast_server.api.requests import chat_requests, check_model
@@ -41,7 +42,11 @@ async def create_chat_completion(
         add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
         continue_final_message=body.continue_final_message,
     )
-    group = chat_requests(engine, body, prompt, dialect.sampling_changes(body.offer))
+    prediction = await asyncio.to_thread(
+        prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
+    )
+    changes = dialect.sampling_changes(body.offer)
+    group = chat_requests(engine, body, prompt, changes).expecting(prediction)
     form = ChatFormat(
         Header(group.id, engine.model_name),
         texts,

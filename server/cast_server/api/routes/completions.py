@@ -12,6 +12,7 @@ from cast_server.api.dependencies import EngineDep, TokenTextDep
 from cast_server.api.echo import Echo, prompt_pieces
 from cast_server.api.engine import Engine
 from cast_server.api.formats import CompletionFormat, Header
+from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import completion_prompts
 from cast_server.api.protocol import CompletionRequest, TokenIds
 from cast_server.api.requests import check_model, completion_requests
@@ -28,7 +29,10 @@ async def create_completion(
     """Continues one text or many."""
     check_model(body, engine)
     prompts = await asyncio.to_thread(completion_prompts, engine.tokenizer, body.prompt)
-    group = completion_requests(engine, body, prompts)
+    prediction = await asyncio.to_thread(
+        prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
+    )
+    group = completion_requests(engine, body, prompts).expecting(prediction)
     header = Header(group.id, engine.model_name)
     form = CompletionFormat(
         header,
