@@ -80,7 +80,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _details_of(
-    group: RequestGroup, last_outputs: Iterable[RequestOutput]
+    group: RequestGroup, last_outputs: Sequence[RequestOutput]
 ) -> CompletionTokensDetails:
     details = CompletionTokensDetails(reasoning_tokens=0, audio_tokens=0)
     if any(request.prediction for request in group.requests):

@@ -66,13 +66,13 @@ class Ledger:
     drafted_by: dict[int, int] = field(default_factory=dict)
     accepted_by: dict[int, int] = field(default_factory=dict)
     choices: dict[str, int] = field(
-        default_factory=partial(dict.fromkeys, ("off", "chain", "tree"), 0)
+        default_factory=lambda: dict.fromkeys(("off", "chain", "tree"), 0)
     )
     finished: dict[str, int] = field(
-        default_factory=partial(dict.fromkeys, ("stop", "length", "abort", "error"), 0)
+        default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0)
     )
     busy: dict[str, float] = field(
-        default_factory=partial(dict.fromkeys, ("requests", "background"), 0)
+        default_factory=lambda: dict.fromkeys(("requests", "background"), 0.0)
     )
     time_to_first_token: Histogram = field(default_factory=_seconds)
     inter_token: Histogram = field(default_factory=_short)
