@@ -14,7 +14,6 @@ from engine.driving import request
 from observed_server import counters, families, observed, scrape, value
 
 from cast_server.engine.async_engine import AsyncEngine
-from cast_server.engine.ledger import SECONDS, SHORT
 from cast_server.engine.request import SamplingParams
 
 PROMPTS = ("the cat and the cat and the cat and the", "another stop, another stop", "the end")
@@ -294,8 +293,3 @@ def test_requests_of_evaluations_spoil_no_times(engine, client) -> None:
     assert value(samples, "vllm:time_to_first_token_seconds_count") == 1
     assert value(samples, "vllm:request_success_total", finished_reason="length") == 1
     assert value(samples, "castserve_engine_busy_seconds_total", work="background") > 0
-
-
-def test_buckets_rise() -> None:
-    for bounds in (SECONDS, SHORT):
-        assert list(bounds) == sorted(set(bounds))
