@@ -232,7 +232,8 @@ def test_openmetrics_if_that_is_asked_for(client) -> None:
 def test_a_client_that_leaves_is_counted(client, core) -> None:
     body = {"prompt": PROMPTS[0], "max_tokens": 200, "stream": True, "ignore_eos": True}
     with client.stream("POST", "/v1/completions", json=body) as answer:
-        next(answer.iter_lines())
+        lines = answer.iter_lines()
+        next(lines)
         assert value(scrape(client), "vllm:kv_cache_usage_perc") > 0
     deadline = time.monotonic() + 10
     while core.has_work or not value(
