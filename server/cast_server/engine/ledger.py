@@ -65,15 +65,11 @@ class Ledger:
     accepted_at: list[int] = field(default_factory=list)
     drafted_by: dict[int, int] = field(default_factory=dict)
     accepted_by: dict[int, int] = field(default_factory=dict)
-    choices: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("off", "chain", "tree"), 0)
-    )
+    choices: dict[str, int] = field(default_factory=lambda: {"off": 0, "chain": 0, "tree": 0})
     finished: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("stop", "length", "abort", "error"), 0)
+        default_factory=lambda: {"stop": 0, "length": 0, "abort": 0, "error": 0}
     )
-    busy: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("requests", "background"), 0.0)
-    )
+    busy: dict[str, float] = field(default_factory=lambda: {"requests": 0.0, "background": 0.0})
     time_to_first_token: Histogram = field(default_factory=_seconds)
     inter_token: Histogram = field(default_factory=_short)
     time_per_output_token: Histogram = field(default_factory=_short)

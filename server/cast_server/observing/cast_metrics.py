@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
-from cast_server.observing.families import counter, gauge, histogram
+from cast_server.observing.families import Engine, counter, gauge, histogram
 from cast_server.observing.http_counts import HttpCounts
 
 _FREE_SOURCES: Final = ("text", "store")  # as a pooled tree numbers them, behind the drafter
@@ -19,14 +19,14 @@ _FREE_SOURCES: Final = ("text", "store")  # as a pooled tree numbers them, behin
 class CastCollector(Collector):
     """Of the engine: sums, then errors, then what steps did."""
 
-    def __init__(self, figures: Callable[[], Figures]) -> None:
-        self._figures = figures
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
 
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would collect when this is registered
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._figures()
+        figures = self._engine.figures()
         yield from _sums(figures.speculation)
         yield from _errors(figures.speculation)
         yield from _steps(figures.ledger)

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from cast_server.engine.histogram import Histogram
 from cast_server.engine.ledger import Figures, Ledger
-from cast_server.observing.families import Labels, counter, gauge, histogram
+from cast_server.observing.families import Engine, Labels, counter, gauge, histogram
 
 _Counts = Callable[[Ledger], float]
 _Histograms = Callable[[Ledger], Histogram]
@@ -79,15 +79,18 @@ _MODEL: Final = "model_name"
 class EngineCollector(Collector):
     """Everything that vLLM has a name for."""
 
-    def __init__(self, figures: Callable[[], Figures], model_name: str) -> None:
-        self._figures = figures
-        self._labels = {_MODEL: model_name}
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def _labels(self) -> Labels:
+        return {_MODEL: self._engine.model_name}
 
     def describe(self) -> Iterable[Metric]:
         return ()  # else the registry would collect when this is registered
 
     def collect(self) -> Iterable[Metric]:
-        figures = self._figures()
+        figures = self._engine.figures()
         yield from self._counters(figures)
         yield from self._gauges(figures)
         for name, text, read in _HISTOGRAMS:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
 from cast_server.engine.histogram import Histogram
+from cast_server.engine.ledger import Figures
 
 Labels = Mapping[str, str]
+
+
+class Engine(Protocol):
+    """What is observed."""
+
+    @property
+    def model_name(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+    def figures(self) -> Figures: ...
 
 
 def counter(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
-from typing import Any, Final, Protocol
+from contextlib import asynccontextmanager
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
 from cast_server.config import HttpConfig
-from cast_server.engine.ledger import Figures
 from cast_server.observing.cast_metrics import CastCollector, HttpCollector
 from cast_server.observing.engine_metrics import EngineCollector
 from cast_server.observing.exchange import Exchange
+from cast_server.observing.families import Engine
 from cast_server.observing.http_counts import HttpCounts
 from cast_server.observing.pulse import beat
 from cast_server.observing.request_log import RequestLog
@@ -23,16 +23,6 @@ from cast_server.observing.traces import Tracer, open_tracer
 _log = logging.getLogger(__name__)
 
 _BEAT_SECONDS: Final = 10.0
-
-
-class _Engine(Protocol):
-    @property
-    def model_name(self) -> str: ...
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-    def figures(self) -> Figures: ...
 
 
 class Observer:
@@ -44,7 +34,7 @@ class Observer:
 
     def __init__(
         self,
-        engine: _Engine,
+        engine: Engine,
         config: HttpConfig,
         evaluations: Callable[[], Mapping[str, int]] | None = None,
         tracer: Tracer | None = None,
@@ -57,8 +47,8 @@ class Observer:
         self._tracer = tracer
         if tracer is None and config.otlp_endpoint is not None:
             self._tracer = open_tracer(config.otlp_endpoint, engine.model_name)
-        self.registry.register(EngineCollector(engine.figures, engine.model_name))
-        self.registry.register(CastCollector(engine.figures))
+        self.registry.register(EngineCollector(engine))
+        self.registry.register(CastCollector(engine))
         self.registry.register(HttpCollector(self._http, evaluations))
 
     def ended(self, exchange: Exchange) -> None:
@@ -76,12 +66,11 @@ class Observer:
         """Writes a line of the log every few seconds while there is work; sends the last spans."""
         if self.keeps_texts:
             _log.warning("--log-texts: prompts and answers of all clients are written to the log.")
-        pulse = asyncio.create_task(beat(self._engine.figures, _BEAT_SECONDS))
+        pulse = asyncio.create_task(beat(self._engine, _BEAT_SECONDS))
         try:
             yield
         finally:
             pulse.cancel()
-            with suppress(asyncio.CancelledError):
-                await pulse
+            await asyncio.gather(pulse, return_exceptions=True)
             if self._tracer is not None:
                 await asyncio.to_thread(self._tracer.close)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from cast_server.engine.ledger import Figures, Ledger
+from cast_server.observing.families import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -47,12 +47,12 @@ class Beat:
         return "; ".join(parts)
 
 
-async def beat(figures: Callable[[], Figures], every: float) -> None:
+async def beat(engine: Engine, every: float) -> None:
     """Writes a line after each `every` seconds in which there was work. Runs until cancelled."""
-    before, then = figures(), time.monotonic()
+    before, then = engine.figures(), time.monotonic()
     while True:
         await asyncio.sleep(every)
-        after, now = figures(), time.monotonic()
+        after, now = engine.figures(), time.monotonic()
         if is_busy(before, after):
             _log.info("%s", compare(before, after, now - then))
         before, then = after, now

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import socket
+import time
 from collections.abc import Iterator
 
 import httpx2
@@ -15,9 +17,10 @@ from hypothesis import strategies as st
 from observed_server import observed
 
 from cast_server.config import HttpConfig
-from cast_server.engine.request import SpeculationStats
+from cast_server.engine.request import Request, SamplingParams, SpeculationStats
 from cast_server.engine.timings import Timings
 from cast_server.errors import EngineFailureError, EngineOverloadedError, RequestError
+from cast_server.observing.exchange import Exchange, WatchedEngine
 from cast_server.observing.logs import JsonFormatter, TextFormatter
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -221,6 +224,24 @@ def test_a_choice_that_fails_aborts_the_others(http, engine, lines, eventually) 
     line = wait_for(lines, eventually)[-1]
     assert (line["aborted"], line["finish_reason"]) == ("internal_error", "abort,error")
     assert aborted(http) == before + 1
+
+
+def test_tokenizing_a_prompt_is_part_of_its_time(engine) -> None:
+    """A handler gets its engine when the body has been read, and makes its requests later."""
+    exchange = Exchange("POST", TEXT)
+    watched = WatchedEngine(engine, exchange, keeps_texts=False)
+    time.sleep(0.02)
+    request = Request("cmpl-0", (1, 2), SamplingParams(), seed=0)
+
+    async def read() -> None:
+        async for _ in watched.generate(request):
+            pass
+
+    asyncio.run(read())
+    (generation,) = exchange.generations
+    assert request.arrival_time - 5 < generation.request.arrival_time < request.arrival_time - 0.01
+    assert generation.request.id == request.id
+    assert engine.requests == [generation.request]
 
 
 def aborted(http: httpx2.Client) -> float:

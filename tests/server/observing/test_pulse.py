@@ -46,7 +46,7 @@ def test_it_beats_only_while_there_is_work(caplog) -> None:
         core = tiny_models.tiny_core(tiny_models.randomised(tiny_models.llama, seed=2))
 
     async def listen() -> None:
-        task = asyncio.create_task(beat(core.figures, 0.02))
+        task = asyncio.create_task(beat(core, 0.02))
         await asyncio.sleep(0.1)
         assert not caplog.records
         run(core, [request("a", PROMPT, PARAMS)])
