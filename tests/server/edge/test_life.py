@@ -17,7 +17,7 @@ import openai
 import pytest
 import tiny_models
 import tiny_server as harness
-from evaluations_at_work import QUIET, EVALUATORS, ScriptedSubject
+from evaluations_at_work import EVALUATORS, QUIET, ScriptedSubject
 from tiny_server import body, open_up, read_all, tiny_server
 
 from cast_server.evaluators.jobs.journal import Journal
@@ -90,7 +90,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
         server.http.wait()
         assert time.monotonic() - begin < 3
         idle.close()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             server.connect()
     assert server.is_idle
 
