@@ -131,15 +131,16 @@ class GuardedProtocol(H11Protocol):
 
 
 def raise_file_limit() -> int:
-    """As many open files as the system allows this process. Returns how many connections that is
-    good for."""
+    """Lets this process open files for as many connections as are taken at all, or for as many as
+    the system allows. Returns how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        hard = max(soft, 2**16)
-    if soft != resource.RLIM_INFINITY and soft < hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-        except (OSError, ValueError):  # not allowed here; what there is has to do
-            pass
-    return max(ACCEPTED_AT_ONCE, min(_MOST, soft - _OTHER_FILES)) if soft > 0 else _MOST
+    wanted = _MOST + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return max(ACCEPTED_AT_ONCE, wanted - _OTHER_FILES)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # not allowed here; what there is has to do
+        wanted = soft
+    return max(ACCEPTED_AT_ONCE, wanted - _OTHER_FILES)

@@ -43,7 +43,7 @@ class HttpSide:
         self._app: concurrent.futures.Future[tuple[FastAPI, Callable[[], bool]]]
         self._app = concurrent.futures.Future()
         self._is_open = threading.Event()
-        self._is_dead = False
+        self._is_well = False  # until it has ended as it should
         self._asked, self._asked_again = asyncio.Event(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="http")
@@ -71,9 +71,9 @@ class HttpSide:
                 self._loop.call_soon_threadsafe(self._ask)
 
     def wait(self) -> bool:
-        """Until all has ended. False if that was because of `is_alive`."""
+        """Until all has ended. False if nobody had asked for that."""
         self._thread.join()
-        return not self._is_dead
+        return self._is_well
 
     def _ask(self) -> None:
         (self._asked_again if self._asked.is_set() else self._asked).set()
@@ -122,8 +122,9 @@ class HttpSide:
             self._is_open.set()
             while is_alive() and not await _within(_PULSE_SECONDS, self._asked):
                 pass
-            self._is_dead = not is_alive()
+            was_asked = is_alive()
             await self._drain()
+        self._is_well = was_asked
 
     async def _drain(self) -> None:
         lifecycle, seconds = self.edge.lifecycle, self._config.drain_timeout

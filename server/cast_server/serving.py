@@ -22,7 +22,7 @@ from cast_server.observing.traces import check_endpoint
 
 
 def serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
-    """Serves until a signal. Returns the exit status: 0, or 1 if the engine has died.
+    """Serves until a signal. Returns the exit status: 0, or 1 if something has died.
 
     Raises `ConfigError` for what cannot be, and `KeyboardInterrupt` if stopped while loading.
     """
@@ -57,7 +57,7 @@ def serve(engine_config: EngineConfig, http_config: HttpConfig) -> int:
                     is_well = http.wait()
                 finally:
                     parts.stop()
-    print("Stopped." if is_well else "Stopped, as the engine has died.", flush=True)
+    print("Stopped." if is_well else "Stopped, as the engine or HTTP has died.", flush=True)
     return 0 if is_well else 1
 
 

@@ -48,7 +48,7 @@ def chat_prompt(
         raise RequestError(
             f"The model's chat template refuses these messages: {error}", "messages"
         ) from error
-    except (TypeError, LookupError, AttributeError) as error:
+    except (TypeError, LookupError, AttributeError, RecursionError) as error:
         # the template itself tripped over them, and how it did would help nobody
         raise RequestError(
             "The model's chat template cannot express these messages.", "messages"

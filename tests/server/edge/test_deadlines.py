@@ -54,13 +54,14 @@ def test_the_official_client_does_not_try_it_again(server) -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_stream_ends_with_an_error_and_done(server, n) -> None:
-    with server.client() as client, pytest.raises(openai.APIError) as error:
-        texts = []
-        for chunk in client.completions.create(
+    chunks = []
+    with server.client() as client:
+        stream = client.completions.create(
             model="tiny", prompt="a", stream=True, extra_body=body(n=n, timeout=0.3)
-        ):
-            texts += [choice.text for choice in chunk.choices]
-    assert len(texts) > 3
+        )
+        with pytest.raises(openai.APIError) as error:
+            chunks.extend(iter(stream))
+    assert len(chunks) > 3
     assert error.value.code == "request_timeout"
     check_free(server)
     with server.post(body(stream=True, n=n), SHORT + "Connection: close\r\n") as sock:
@@ -117,14 +118,15 @@ def test_the_engine_keeps_deadlines_by_itself(server) -> None:
         deadline=time.monotonic() + 0.2,
     )  # fmt: skip
 
-    async def read() -> int:
-        count = 0
-        with pytest.raises(DeadlineError):
-            async for _ in server.engine.generate(one):
-                count += 1
-        return count
+    outputs = []
 
-    assert asyncio.run(read()) > 1
+    async def read() -> None:
+        async for output in server.engine.generate(one):
+            outputs.append(output)  # noqa: PERF401 - what came before the error is wanted too
+
+    with pytest.raises(DeadlineError):
+        asyncio.run(read())
+    assert len(outputs) > 1
     check_free(server)
 
 
@@ -143,12 +145,14 @@ def test_silence_is_filled_with_comments(server) -> None:
 def test_comments_are_no_events_for_clients() -> None:
     with tiny_server(step_seconds=0.1, sse_ping=0.02) as server, server.client() as client:
         stream = client.completions.create(model="tiny", prompt="a", max_tokens=4, stream=True)
-        assert len(list(stream)) >= 4
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
         with server.post(body(stream=True, max_tokens=4), "Connection: close\r\n") as sock:
             assert read_all(sock).count(b": ping\n\n") > 4
 
 
 def test_no_comments_if_none_are_wanted() -> None:
-    with tiny_server(step_seconds=0.1, sse_ping=0) as server:
-        with server.post(body(stream=True, max_tokens=3), "Connection: close\r\n") as sock:
-            assert b"ping" not in read_all(sock)
+    with (
+        tiny_server(step_seconds=0.1, sse_ping=0) as server,
+        server.post(body(stream=True, max_tokens=3), "Connection: close\r\n") as sock,
+    ):
+        assert b"ping" not in read_all(sock)

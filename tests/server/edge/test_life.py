@@ -90,7 +90,7 @@ def test_draining_finishes_what_was_accepted_and_refuses_the_rest() -> None:
         server.http.wait()
         assert time.monotonic() - begin < 3
         idle.close()
-        with pytest.raises(OSError):
+        with pytest.raises(ConnectionRefusedError):
             server.connect()
     assert server.is_idle
 
