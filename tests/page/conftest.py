@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from urllib.parse import urlsplit
 
 import pytest
@@ -52,7 +53,14 @@ def browser():
 
 
 @pytest.fixture
-def opened(browser, address) -> Iterator[Callable]:
+def serve() -> Iterator[Callable]:
+    """Serves an application as long as the test's pages are open; returns its address."""
+    with ExitStack() as servers:
+        yield lambda app: servers.enter_context(served(app))
+
+
+@pytest.fixture
+def opened(browser, address, serve) -> Iterator[Callable]:
     """Opens a page. At the end no page may have written an error to the console, thrown one, or
     asked any host but its own."""
     faults: list[str] = []

@@ -24,3 +24,4 @@ def test_a_newcomer_asks_watches_and_compares(opened, tmp_path) -> None:
         page.click("#compare")
         page.wait_for_selector("#compared .same, #compared .differs")
         assert page.locator("#compared .same").count() == 1  # float32: not one token differs
+        page.close()

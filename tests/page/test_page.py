@@ -157,27 +157,29 @@ def test_compare_finds_the_texts_identical_and_tells_both_speeds(opened, bodies)
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_stop_keeps_what_has_come_and_the_server_goes_no_further(opened, scripted, how) -> None:
+def test_stop_keeps_what_has_come_and_the_server_goes_no_further(
+    opened, serve, scripted, how
+) -> None:
     scripted.outputs = saying(["the cat "] * 2000, scripted.tokenizer)
     scripted.pause = 0.01
-    with served(application(scripted)) as address:
-        page = opened(address)
-        page.fill("#prompt", QUESTION)
-        page.press("#prompt", "Enter")
-        page.wait_for_selector(f"{ANSWER} .token >> nth=5")
-        assert page.text_content("#send") == "Stop"
-        if how == "button":
-            page.click("#send")
-        else:
-            page.keyboard.press("Escape")
-        page.wait_for_selector(IDLE)
-        assert page.text_content("#send") == "Send"
-        assert page.text_content(ANSWER).startswith("the cat the cat ")
-        assert "stopped" in page.text_content(".message.assistant .note")
-        deadline = time.monotonic() + 5
-        while not scripted.aborted and time.monotonic() < deadline:
-            page.wait_for_timeout(20)
-        assert scripted.aborted == 1
+    address = serve(application(scripted))
+    page = opened(address)
+    page.fill("#prompt", QUESTION)
+    page.press("#prompt", "Enter")
+    page.wait_for_selector(f"{ANSWER} .token >> nth=5")
+    assert page.text_content("#send") == "Stop"
+    if how == "button":
+        page.click("#send")
+    else:
+        page.keyboard.press("Escape")
+    page.wait_for_selector(IDLE)
+    assert page.text_content("#send") == "Send"
+    assert page.text_content(ANSWER).startswith("the cat the cat ")
+    assert "stopped" in page.text_content(".message.assistant .note")
+    deadline = time.monotonic() + 5
+    while not scripted.aborted and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    assert scripted.aborted == 1
 
 
 def test_regenerate_asks_the_same_with_a_new_seed(opened, bodies) -> None:
@@ -287,22 +289,22 @@ def test_a_server_that_is_gone_is_told_in_plain_words(opened, engine) -> None:
     assert "cannot be reached" in page.text_content("#error")
 
 
-def test_a_key_is_asked_for_where_one_is_wanted_and_stays_in_the_tab(opened, engine) -> None:
-    with served(WithKey(application(engine))) as address:
-        page = opened(address, allowed=("status of 401",))
-        assert "API key" in page.text_content("#error")
-        assert page.is_visible("#key")
-        page.fill("#key", KEY)
-        page.press("#key", "Tab")
-        page.wait_for_selector("#model:not(:empty)")
-        assert not page.is_visible("#error")
-        assert ask(page)
-        page.reload()
-        page.wait_for_selector("#model:not(:empty)")
-        assert page.evaluate("localStorage.length + document.cookie.length") == 0
-        assert page.input_value("#key") == KEY
-        stranger = opened(address, allowed=("status of 401",))
-        assert stranger.input_value("#key") == ""
+def test_a_key_is_asked_for_where_one_is_wanted_and_stays_in_the_tab(opened, serve, engine) -> None:
+    address = serve(WithKey(application(engine)))
+    page = opened(address, allowed=("status of 401",))
+    assert "API key" in page.text_content("#error")
+    assert page.is_visible("#key")
+    page.fill("#key", KEY)
+    page.press("#key", "Tab")
+    page.wait_for_selector("#model:not(:empty)")
+    assert not page.is_visible("#error")
+    assert ask(page)
+    page.reload()
+    page.wait_for_selector("#model:not(:empty)")
+    assert page.evaluate("localStorage.length + document.cookie.length") == 0
+    assert page.input_value("#key") == KEY
+    stranger = opened(address, allowed=("status of 401",))
+    assert stranger.input_value("#key") == ""
 
 
 def test_no_key_is_asked_for_where_none_is_wanted(opened) -> None:
@@ -311,10 +313,10 @@ def test_no_key_is_asked_for_where_none_is_wanted(opened) -> None:
     assert not page.is_visible("#key")
 
 
-def test_the_page_works_below_a_prefix(opened, engine) -> None:
-    with served(UnderPrefix(application(engine))) as address:
-        page = opened(f"{address}/llm/")
-        assert ask(page)
+def test_the_page_works_below_a_prefix(opened, serve, engine) -> None:
+    address = serve(UnderPrefix(application(engine)))
+    page = opened(f"{address}/llm/")
+    assert ask(page)
 
 
 def test_load_is_shown(opened) -> None:
@@ -370,32 +372,32 @@ def saying(pieces, tokenizer) -> list[RequestOutput]:
     return outputs
 
 
-def test_markup_from_model_or_user_stays_text(opened, scripted) -> None:
+def test_markup_from_model_or_user_stays_text(opened, serve, scripted) -> None:
     scripted.outputs = saying(
         ["Look: ", SPITEFUL, " </div><script>alert(1)</script>"], scripted.tokenizer
     )
-    with served(application(scripted)) as address:
-        page = opened(address)
-        page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
-        answer = ask(page, SPITEFUL)
-        assert answer == f"Look: {SPITEFUL} </div><script>alert(1)</script>"
-        assert page.text_content(".message.user .text") == SPITEFUL
-        page.evaluate("document.querySelector('#back').click()")
-        assert page.locator("main img, main script").count() == 0
+    address = serve(application(scripted))
+    page = opened(address)
+    page.on("dialog", lambda dialog: pytest.fail(f"a dialog: {dialog.message}"))
+    answer = ask(page, SPITEFUL)
+    assert answer == f"Look: {SPITEFUL} </div><script>alert(1)</script>"
+    assert page.text_content(".message.user .text") == SPITEFUL
+    page.evaluate("document.querySelector('#back').click()")
+    assert page.locator("main img, main script").count() == 0
 
 
-def test_the_page_keeps_up_with_a_very_fast_server(opened, scripted) -> None:
+def test_the_page_keeps_up_with_a_very_fast_server(opened, serve, scripted) -> None:
     count = 3000
     scripted.outputs = saying(["the cat "] * count, scripted.tokenizer)
-    with served(application(scripted)) as address:
-        page = opened(address)
-        assert ask(page) == "the cat " * count
-        assert f"of {count}" in page.text_content("#place")
-        kept = page.evaluate("Number(document.querySelector('#slider').min)")
-        assert 1000 <= count - kept <= 1500  # the oldest steps are forgotten
-        spent = page.evaluate(
-            """() => new Promise(done => { const begin = performance.now();
-            const end = () => done(performance.now() - begin);
-            requestAnimationFrame(() => requestAnimationFrame(end)); })"""
-        )
-        assert spent < 1000  # nothing is left to be drawn
+    address = serve(application(scripted))
+    page = opened(address)
+    assert ask(page) == "the cat " * count
+    assert f"of {count}" in page.text_content("#place")
+    kept = page.evaluate("Number(document.querySelector('#slider').min)")
+    assert 1000 <= count - kept <= 1500  # the oldest steps are forgotten
+    spent = page.evaluate(
+        """() => new Promise(done => { const begin = performance.now();
+        const end = () => done(performance.now() - begin);
+        requestAnimationFrame(() => requestAnimationFrame(end)); })"""
+    )
+    assert spent < 1000  # nothing is left to be drawn

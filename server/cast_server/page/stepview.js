@@ -33,11 +33,11 @@ export class StepView {
     this.#follow(false);
   }
 
-  /** To where most was accepted: what a finished answer is best looked at by. */
+  /** To where much was accepted and something was not: a finished answer is best looked at there. */
   showBest() {
     if (!this.run || !this.isLive) return;
     const { steps, numForgotten } = this.run;
-    const gain = (step) => step.accepted.length + (step.nodes.length > step.accepted.length) / 2;
+    const gain = ({ accepted, nodes }) => accepted.length + Math.min(6, nodes.length - accepted.length);
     let best = 0;
     steps.forEach((step, index) => {
       if (gain(step) > gain(steps[best])) best = index;
