@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from cast_server.api.refused_fields import refuse_unsupported
+from cast_server.api.response_format import FormFields
 from cast_server.engine.request import MAX_LOGPROBS
 from cast_server.errors import RequestError
 
@@ -146,7 +147,7 @@ class Speculation(_Fields):
     weight: Number = Field(1.0, ge=0.01, le=100.0)
 
 
-class GenerationRequest(_Fields):
+class GenerationRequest(_Fields, FormFields):
     """What both endpoints accept. `model` None stands for the served one."""
 
     model: str | None = None

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.grammar import Grammar
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
@@ -118,6 +119,13 @@ class AsyncEngine:
             self._thread.join()
             if self._on_stop is not None:
                 self._on_stop()
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Compiles it, so that a request can begin with it at once; for worker threads.
+
+        Raises `RequestError`, a sentence on what is wrong with it.
+        """
+        self._core.grammars.check(grammar)
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request can never be served, or not now."""

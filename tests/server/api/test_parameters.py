@@ -144,7 +144,6 @@ def test_wrong_value_is_refused_by_name(http, engine, path, field, value) -> Non
         (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
         (CHAT, "tool_choice", "auto"),
         (CHAT, "functions", [{"name": "f"}]),
-        (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "prediction", {"type": "content", "content": "x"}),
         (CHAT, "audio", {"voice": "x"}),
         (CHAT, "modalities", ["audio"]),

@@ -12,6 +12,7 @@ from cast_server.api.formats import ChatFormat, Header
 from cast_server.api.prompts import chat_prompt
 from cast_server.api.protocol import ChatCompletionRequest
 from cast_server.api.requests import chat_requests, check_model
+from cast_server.api.response_format import check_form
 from cast_server.api.responses import ChatCompletion
 
 router = APIRouter(tags=["chat"])
@@ -23,6 +24,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation."""
     check_model(body, engine)
+    await check_form(engine, body.form)
     prompt = await asyncio.to_thread(chat_prompt, engine.tokenizer, body.messages)
     group = chat_requests(engine, body, prompt)
     header = Header(group.id, engine.model_name)
