@@ -248,10 +248,12 @@ class AsyncEngine:
     def _add(self, request: Request) -> None:
         try:
             self._core.add(request)
-        except Exception:  # noqa: BLE001 - one request must not end the thread that serves all
-            _log.exception("request %s could not be started", request.id)
+        except Exception as cause:  # noqa: BLE001 - one must not end the thread that serves all
+            error = cause if isinstance(cause, RequestError) else None
+            if error is None:
+                _log.exception("request %s could not be started", request.id)
+                error = EngineFailureError("The server failed on this request.")
             self._core.abort(request.id)
-            error = EngineFailureError("The server failed on this request.")
             self._deliver(
                 [RequestOutput(request_id=request.id, finish_reason="error", error=error)]
             )

@@ -125,6 +125,7 @@ def _source(grammar: Grammar) -> str:
     """In llguidance's own format; what is wrong with it shows when it is compiled."""
     match grammar.kind:
         case "json_schema":
+            json.loads(grammar.text, object_hook=_check_patterns)
             spaced: Any = {"whitespace_pattern": _WHITESPACE}
             return LLMatcher.grammar_from_json_schema(grammar.text, overrides=spaced)
         case "regex":
@@ -136,6 +137,15 @@ def _source(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_lark(grammar.text)
         case "gbnf":
             return LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
+
+
+def _check_patterns(fields: dict[str, Any]) -> dict[str, Any]:
+    """Raises `ValueError` for one that would be too long by itself."""
+    patterns = [fields.get("pattern"), *(fields.get("patternProperties") or ())]
+    most = _MAX_BYTES["regex"]
+    if any(isinstance(one, str) and len(one) > most for one in patterns):
+        raise ValueError(f"A pattern has more than the {most} characters allowed.")
+    return fields
 
 
 def _reason(message: str) -> str:

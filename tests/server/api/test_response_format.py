@@ -153,6 +153,7 @@ def test_wrong_response_format_is_refused_by_place(http, engine, wish, param, pa
         ({"guided_choice": [1]}, "guided_choice[0]", "string"),
         ({"guided_json": "not json"}, "guided_json", "Invalid schema for guided_json: "),
         ({"guided_json": '{}} , "x": {'}, "guided_json", "Invalid schema"),
+        ({"guided_json": {"pattern": "a?" * 4001}}, "guided_json", "8000 characters"),
         ({"guided_grammar": "start: nope"}, "guided_grammar", 'unknown name: "nope"'),
         ({"guided_grammar": "root ::= ("}, "guided_grammar", "Invalid grammar"),
     ],
