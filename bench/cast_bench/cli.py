@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "counting": "cast_bench.counting:main",
         "doctor": "cast_bench.doctor.cli:main",
         "draft-cost": "cast_bench.draft_cost:main",
+        "grammar-cost": "cast_bench.grammar_cost:main",
         "kernels": "cast_bench.kernels.cli:main",
         "latency": "cast_bench.latency.cli:main",
         "lossless": "cast_bench.lossless:main",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from cast_server.engine.grammar import Grammar
 from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
@@ -12,7 +13,7 @@ from cast_server.engine.status import EngineStatus
 
 
 class Engine(Protocol):
-    """Generates. All members are called from the event loop's thread only."""
+    """Generates. All members are for the event loop's thread, unless they say otherwise."""
 
     @property
     def model_name(self) -> str:
@@ -53,6 +54,9 @@ class Engine(Protocol):
     def status(self) -> EngineStatus:
         """How busy the engine is, and what it drafts by."""
         ...
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Makes a grammar ready, in a worker thread. Raises `RequestError` if it cannot be used."""
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request cannot be taken, now or ever."""

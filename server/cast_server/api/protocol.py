@@ -23,6 +23,7 @@ from pydantic import (
 
 from cast_server.api.prediction import Prediction
 from cast_server.api.refused_fields import refuse_chat_fields, refuse_in_chats, refuse_unsupported
+from cast_server.api.response_format import FormFields
 from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
 from cast_server.api.tools.history import PastCall
 from cast_server.engine.request import MAX_LOGPROBS
@@ -174,7 +175,7 @@ class Speculation(Fields):
     per_step: Boolean = False
 
 
-class GenerationRequest(Fields):
+class GenerationRequest(Fields, FormFields):
     """What both endpoints accept. `model` None stands for the served one."""
 
     model: str | None = None

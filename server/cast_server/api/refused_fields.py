@@ -21,7 +21,6 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "function_call": ("none",),
     "best_of": (1,),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
 
@@ -29,12 +28,6 @@ _MESSAGES: Mapping[str, str] = {
     "suffix": _NO_INFILLING,
     "functions": _USE_TOOLS,
     "function_call": _USE_TOOLS,
-    "response_format": _TEXT_ONLY,
-    "guided_json": _TEXT_ONLY,
-    "guided_regex": _TEXT_ONLY,
-    "guided_choice": _TEXT_ONLY,
-    "guided_grammar": _TEXT_ONLY,
-    "structured_outputs": _TEXT_ONLY,
     "audio": _TEXT_ONLY,
     "modalities": _TEXT_ONLY,
     "web_search_options": _NOT_YET,

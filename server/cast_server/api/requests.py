@@ -181,4 +181,5 @@ def _sampling_params(body: _Body, max_tokens: int) -> SamplingParams:
         skip_special_tokens=body.skip_special_tokens,
         logprobs=body.num_logprobs,
         prompt_logprobs=body.num_prompt_logprobs,
+        grammar=body.form.grammar if body.form else None,
     )

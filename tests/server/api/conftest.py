@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.grammars import Grammars
 from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import Meter, SpeculationReport
 from cast_server.engine.request import Request, RequestOutput, SpeculationStats, TokenLogprob
@@ -58,6 +60,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.tokenizer = byte_level_tokenizer()
+        self.grammars = Grammars(self.tokenizer, self.vocab_size, frozenset({256}))
         self.reset()
 
     def reset(self) -> None:
@@ -72,6 +75,9 @@ class FakeEngine:
 
     def figures(self) -> Figures:
         return Figures(Ledger(), "ngram", self.report(), 0, 0, 0, 0, 0.0)
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        self.grammars.check(grammar)
 
     def check(self, request: Request) -> None:
         if self.refusal is not None:

@@ -145,7 +145,6 @@ def test_wrong_value_is_refused_by_name(http, engine, path, field, value) -> Non
         (TEXT, "chat_template_kwargs", {"enable_thinking": False}),
         (CHAT, "functions", [{"name": "f"}]),
         (CHAT, "function_call", "auto"),
-        (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "audio", {"voice": "x"}),
         (CHAT, "modalities", ["audio"]),
     ],

@@ -15,6 +15,7 @@ from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import chat_prompt
 from cast_server.api.protocol import ChatCompletionRequest
 from cast_server.api.requests import chat_requests, check_model
+from cast_server.api.response_format import check_form
 from cast_server.api.responses import ChatCompletion
 from cast_server.api.tools.dialect import Dialect
 from cast_server.api.tools.reader import CallReader, MessageReader, TextReader
@@ -32,6 +33,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation, in words or by calls of the functions that it offers."""
     check_model(body, engine)
+    await check_form(engine, body.form)
     prompt = await asyncio.to_thread(
         chat_prompt,
         engine.tokenizer,

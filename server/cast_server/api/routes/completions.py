@@ -16,6 +16,7 @@ from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import completion_prompts
 from cast_server.api.protocol import CompletionRequest, TokenIds
 from cast_server.api.requests import check_model, completion_requests
+from cast_server.api.response_format import check_form
 from cast_server.api.responses import Completion
 from cast_server.api.token_text import TokenText
 
@@ -28,6 +29,7 @@ async def create_completion(
 ) -> Response:
     """Continues one text or many."""
     check_model(body, engine)
+    await check_form(engine, body.form)
     prompts = await asyncio.to_thread(completion_prompts, engine.tokenizer, body.prompt)
     prediction = await asyncio.to_thread(
         prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
