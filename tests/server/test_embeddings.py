@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 
 import httpx2
@@ -11,6 +12,9 @@ import pytest
 import reading_server
 import tiny_models
 import torch
+
+from cast_server.engine.async_engine import AsyncEngine
+from cast_server.errors import EngineOverloadedError
 
 PATH = "/v1/embeddings"
 TEXTS = ["the cat and the dog", "猫は庭にいる。", "a stop, another stop; " * 9]
@@ -92,6 +96,20 @@ def test_what_cannot_be_is_refused(http, body, param) -> None:
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
     assert param in answer.json()["error"]["message"]
+
+
+def test_too_many_at_once_are_told_to_wait() -> None:
+    engine = AsyncEngine(tiny_models.tiny_core(tiny_models.model_of("llama")), "tiny", 2)
+    engine.start()
+
+    async def three():
+        texts = [engine.embed([5] * 40) for _ in range(3)]
+        return await asyncio.gather(*texts, return_exceptions=True)
+
+    *found, refused = asyncio.run(three())
+    engine.stop()
+    assert found[0] == found[1]
+    assert isinstance(refused, EngineOverloadedError)
 
 
 def test_a_text_that_does_not_fit(http) -> None:

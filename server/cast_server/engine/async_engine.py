@@ -208,7 +208,14 @@ class AsyncEngine:
             self._forget(job)
 
     async def embed(self, token_ids: Sequence[int]) -> list[float]:
-        """The mean of the model's last hidden states over a text that fits, with length 1."""
+        """The mean of the model's last hidden states over a text that fits, with length 1.
+
+        Raises `EngineOverloadedError` if too many wait already.
+        """
+        if len(self._jobs) >= self._max_waiting:
+            raise EngineOverloadedError(
+                f"{len(self._jobs)} texts are being read already; try again in a moment."
+            )
         return await self.work(lambda core: embed(core, token_ids), is_call=True)
 
     def call(self, function: Callable[[], T]) -> T:
