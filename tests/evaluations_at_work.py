@@ -7,6 +7,7 @@ for each unit that is begun, and how many seconds a unit takes.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 import threading
@@ -23,6 +24,8 @@ from pydantic import BaseModel, Field
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.ledger import Figures, Ledger
+from cast_server.engine.meter import Meter
 from cast_server.errors import EngineOverloadedError, RequestError
 from cast_server.evaluators.base import Evaluator, Params, Record, Undefined, Unit
 from cast_server.evaluators.jobs.journal import Journal
@@ -227,7 +230,8 @@ def make_app(
     journal: Path, subjects: Mapping[str, Subject], limits: ServiceLimits = QUIET, **others: Any
 ) -> Any:
     evaluations = Evaluations(Journal(journal), subjects, EVALUATORS, limits, **others)
-    engine = SimpleNamespace(tokenizer=None, model_name="m")
+    figures = Figures(Ledger(), "ngram", Meter().report(math.nan, 1.0), 0, 0, 0, 0, 0.0)
+    engine = SimpleNamespace(tokenizer=None, model_name="m", figures=lambda: figures)
     return create_app(engine, HttpConfig(), evaluations)
 
 
@@ -241,6 +245,9 @@ def serving(app: Any) -> Iterator[str]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
         yield f"http://127.0.0.1:{sock.getsockname()[1]}"
     finally:
         server.should_exit = True

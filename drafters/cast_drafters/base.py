@@ -43,6 +43,7 @@ class DraftContext:
     of them are output: the position that the noise for the first drafted token is keyed by.
     `owner` is whom the sequence belongs to, an opaque name; "" for all who have none. A drafter
     that keeps anything of a sequence beyond its end must not let another owner's sequences use it.
+    `prediction` is a text that the output is expected to resemble, () for none.
     """
 
     request_id: str
@@ -53,6 +54,7 @@ class DraftContext:
     slots_L: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     num_output: int = 0
     owner: str = ""
+    prediction: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

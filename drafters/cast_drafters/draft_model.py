@@ -236,7 +236,7 @@ def _load(directory: Path, target: TargetParts) -> Any:
     where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(directory, **where)
-        _check_config(config, directory, target.vocab_size)
+        check_config(config, directory, target.vocab_size)
         model, report = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=target.dtype, output_loading_info=True, **where
         )
@@ -250,7 +250,8 @@ def _load(directory: Path, target: TargetParts) -> Any:
         raise ValueError(f"The draft model in {directory} cannot be loaded: {reason}") from error
 
 
-def _check_config(config: Any, directory: Path, vocab_size: int) -> None:
+def check_config(config: Any, directory: Path, vocab_size: int) -> None:
+    """Raises `ValueError` for a model that cannot draft for a target of `vocab_size` tokens."""
     if config.is_encoder_decoder:
         raise _Unfit(
             f"The model in {directory} is an encoder-decoder model; only a decoder-only model can "

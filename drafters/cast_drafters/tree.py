@@ -12,6 +12,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# By their numbers in `sources_T`: what a drafter is for (a head, a model, n-grams), what it has
+# beside that, and the text that a client expects.
+SOURCES: Final = ("drafter", "text", "store", "prediction")
+PREDICTED: Final = SOURCES.index("prediction")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DraftTree:
@@ -21,7 +26,7 @@ class DraftTree:
     their children. Siblings may hold the same token.
     `log_probs_T` estimates the natural log-probability that the whole path to a node is accepted;
     it never rises along a path. Use `tree_from_arrays` where these rules are in doubt.
-    `sources_T` tells which of a drafter's sources proposed a node, where a drafter has several;
+    `sources_T` tells which of `SOURCES` proposed a node, where there are several;
     `confidences_T` how sure it was of the node given its parent, before any calibration (natural
     logarithm); `ranks_T` how many siblings it preferred.
     """

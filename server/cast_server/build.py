@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -17,9 +17,7 @@ from cast_drafters.eagle.drafter import EagleDrafter
 from cast_drafters.eagle.passes import DevicePasses
 from cast_drafters.policy import parse_policy
 from cast_drafters.registry import create_drafter
-from cast_drafters.shipped import has_shipped_head
 from cast_kernels.backend import Backend, choose_backend
-from cast_kernels.graphs import bucket_sizes
 from cast_kernels.tree_attention.fixed import Size
 from cast_kernels.tree_attention.paged import WORD_BITS
 from cast_kernels.tree_attention.tiling import MAX_HEAD_DIM
@@ -28,6 +26,7 @@ from cast_profiler.datasheets import data_sheet
 from cast_profiler.device import device_name
 from cast_profiler.drift import CorrectedCost
 from cast_server.config import EngineConfig, HttpConfig
+from cast_server.draft_outline import check_drafter_flags, drafter_name, read_draft_outline
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.core import EngineCore
@@ -41,19 +40,21 @@ from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.evaluators.registry import EVALUATORS
 from cast_server.evaluators.subject import Subject
 from cast_server.evaluators.subjects.building import served_subject
-from cast_server.model_files import cache_root, load_model, resolve_model
+from cast_server.machine import find_device, memory_of, return_freed_memory
+from cast_server.memory_plan import MemoryPlan, plan_memory
+from cast_server.model_files import ModelFiles, cache_root, load_model, resolve_model
+from cast_server.outline import DTYPES, read_outline
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
+from cast_server.step_limits import (
+    decoding_rows,
+    kv_token_bytes,
+    num_kv_tokens,
+    row_buckets,
+    scheduler_limits,
+)
 
 _log = logging.getLogger(__name__)
-
-_DTYPES: Final = {
-    "auto": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-_MEMORY_SHARE: Final = {"cpu": 0.2, "cuda": 0.85}
 
 
 def build_engine(
@@ -66,9 +67,13 @@ def build_engine(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     files = resolve_model(config.model)
-    model, tokenizer = load_model(files, _DTYPES[config.dtype])
-    core = build_core(config, model, tokenizer)
+    plan = plan_engine(config, files)
+    _log.info(plan.summary())
+    model, tokenizer = load_model(files, DTYPES[config.dtype])
+    planned = config.model_copy(update={"kv_cache_tokens": plan.kv_tokens})
+    core = build_core(planned, model, tokenizer)
     prepare(core, config)
+    return_freed_memory()
     return AsyncEngine(
         core,
         served_name or files.name,
@@ -76,6 +81,14 @@ def build_engine(
         on_stop=partial(remember, core, config),
         host=host,
     )
+
+
+def plan_engine(config: EngineConfig, files: ModelFiles) -> MemoryPlan:
+    """Before anything is loaded. Raises `ConfigError` for what is not supported or does not fit."""
+    device, target = find_device(config.device), read_outline(files, DTYPES[config.dtype])
+    check_supported(target.model)
+    draft = read_draft_outline(config, target, device)
+    return plan_memory(config, target, draft, device, memory_of(device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,18 +127,27 @@ def build_guests(
 
     Raises `ConfigError` for what cannot be read or loaded.
     """
-    names = {host.model_name}
-    guests = []
+    return [
+        (build_engine(own, name, host), own)
+        for name, own in guest_configs(models, config, host.model_name).items()
+    ]
+
+
+def guest_configs(models: str, config: EngineConfig, host: str) -> dict[str, EngineConfig]:
+    """The configurations of further models by name. `host`: the served model's name.
+
+    Raises `ConfigError` for what cannot be read.
+    """
+    guests: dict[str, EngineConfig] = {}
     for entry in models.split(",") if models else ():
         name, _, model = entry.strip().partition("=")
         if not (name and model):
             raise ConfigError(f"--evaluation-models {entry!r}: name=directory is needed.")
-        if name in names:
+        if name == host or name in guests:
             raise ConfigError(f"--evaluation-models {entry!r}: another model is called {name!r}.")
-        names.add(name)
-        own = {"model": model, "head": None, "policy": "off", "profile": "guess"}
-        guest = config.model_copy(update=own | {"drafter": "auto", "learn_from_traffic": False})
-        guests.append((build_engine(guest, name, host), guest))
+        own: dict[str, Any] = {"model": model, "head": None, "policy": "off", "profile": "guess"}
+        own |= {"drafter": "auto", "learn_from_traffic": False}
+        guests[name] = config.model_copy(update=own)
     return guests
 
 
@@ -183,24 +205,14 @@ def calibration_path(core: EngineCore, config: EngineConfig) -> Path:
 def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     """An engine around a loaded model, which it takes over."""
     check_supported(model)
-    device = _device(config.device)
+    device = find_device(config.device)
     text_config = model.config.get_text_config()
-    max_model_len = _max_model_len(config, text_config)
-    num_blocks = _num_kv_tokens(config, model, max_model_len, device) // config.block_size
-    try:
-        parse_policy(config.policy)
-    except ValueError as cause:
-        raise ConfigError(str(cause)) from cause
-    backend = _backend(config, device, text_config)
+    limits = scheduler_limits(config, text_config)
+    num_blocks = _num_kv_tokens(config, model, device) // config.block_size
+    check_policy(config)
+    backend = find_backend(config, device, text_config)
     runner = ModelRunner(model, num_blocks * config.block_size, device, backend)
     drafter = _make_drafter(config, runner)
-    limits = SchedulerLimits(
-        max_num_seqs=config.max_num_seqs,
-        max_batched_tokens=max(config.max_batched_tokens, config.max_num_seqs),
-        max_draft_rows=config.max_draft_rows,
-        max_model_len=max_model_len,
-        prefix_caching=config.prefix_caching,
-    )
     scheduler = Scheduler(BlockPool(num_blocks, config.block_size), limits)
     return EngineCore(
         runner,
@@ -255,7 +267,7 @@ def _make_pass(
     if not runner.backend.is_static:
         return HostPass(runner)
     is_cuda = runner.device.type == "cuda"
-    most = min(max(config.max_draft_rows, config.max_num_seqs), limits.max_batched_tokens)
+    most = decoding_rows(config)
     largest = Size(
         rows=most,
         longest=most,
@@ -263,7 +275,7 @@ def _make_pass(
         pages=-(-limits.max_model_len // config.block_size),
         words=-(-most // WORD_BITS),
     )
-    buckets = bucket_sizes(config.cuda_graphs, most)
+    buckets = row_buckets(config)
     target = DevicePass(runner, buckets, largest, config.block_size)
     if isinstance(drafter, EagleDrafter):
         size = (largest.sequences, limits.max_model_len)
@@ -276,15 +288,12 @@ def _make_pass(
 
 
 def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
-    options: dict[str, Any] = {"head": Path(config.head)} if config.head else {}
-    name = config.drafter
-    if name == "auto":
-        name = "eagle" if config.head or has_shipped_head(config.model) else "ngram"
+    options: dict[str, Any] = {"head": Path(config.head).expanduser()} if config.head else {}
+    name = drafter_name(config)
+    check_drafter_flags(config, name)
     if name == "eagle":
         options["sources"] = [name for name in config.draft_sources.split(",") if name]
         options["learn_from_traffic"] = config.learn_from_traffic
-    elif config.learn_from_traffic:
-        raise ConfigError("--learn-from-traffic works with --drafter eagle only.")
     target = TargetParts(
         name=config.model,
         model=runner.model,
@@ -304,7 +313,16 @@ def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:
     return drafter
 
 
-def _backend(config: EngineConfig, device: torch.device, text_config: Any) -> Backend:
+def check_policy(config: EngineConfig) -> None:
+    """Raises `ConfigError` for a policy that there is not."""
+    try:
+        parse_policy(config.policy)
+    except ValueError as cause:
+        raise ConfigError(str(cause)) from cause
+
+
+def find_backend(config: EngineConfig, device: torch.device, text_config: Any) -> Backend:
+    """Raises `ConfigError` for kernels that cannot run there, or not this model."""
     try:
         backend = choose_backend(device, config.kernels)
     except ValueError as cause:
@@ -318,49 +336,12 @@ def _backend(config: EngineConfig, device: torch.device, text_config: Any) -> Ba
     return backend
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {name}: torch sees no CUDA device; use --device cpu.")
-    try:
-        device = torch.device(name)
-    except RuntimeError as cause:
-        raise ConfigError(f"--device {name}: not a device that torch knows.") from cause
-    if device.type == "cuda" and device.index is None:
-        return torch.device("cuda", torch.cuda.current_device())
-    return device
-
-
-def _max_model_len(config: EngineConfig, text_config: Any) -> int:
-    longest = int(text_config.max_position_embeddings)
-    if config.max_model_len is not None and config.max_model_len > longest:
-        raise ConfigError(
-            f"--max-model-len {config.max_model_len}: the model was made for {longest} tokens."
-        )
-    return config.max_model_len or longest
-
-
-def _num_kv_tokens(
-    config: EngineConfig, model: Any, max_model_len: int, device: torch.device
-) -> int:
-    if config.kv_cache_tokens is not None:
-        if config.kv_cache_tokens < config.block_size:
-            raise ConfigError(
-                f"--kv-cache-tokens {config.kv_cache_tokens} is less than one block "
-                f"(--block-size {config.block_size})."
-            )
-        return config.kv_cache_tokens
-    layers, _, _, heads, head_dim = kv_cache_shape(model.config.get_text_config(), 1)
-    token_bytes = layers * 2 * heads * head_dim * model.dtype.itemsize
-    free = _free_memory(device)
-    if device.type == "cuda":
-        free -= _coming_bytes(model)
-    affordable = int(free * _MEMORY_SHARE[device.type] / token_bytes)
-    wanted = config.max_num_seqs * max_model_len
-    if affordable < config.block_size:
-        raise ConfigError("There is not enough free memory for any KV cache.")
-    return max(config.block_size, min(affordable, wanted))
+def _num_kv_tokens(config: EngineConfig, model: Any, device: torch.device) -> int:
+    """Where nothing was planned: `model` is on the host by now."""
+    free = memory_of(device).free - (_coming_bytes(model) if device.type == "cuda" else 0)
+    text_config = model.config.get_text_config()
+    token_bytes = kv_token_bytes(text_config, model.dtype)
+    return num_kv_tokens(config, text_config, token_bytes, free, device)
 
 
 def _coming_bytes(model: Any) -> int:
@@ -368,16 +349,6 @@ def _coming_bytes(model: Any) -> int:
     head = model.get_output_embeddings()
     widened = 4 * head.weight.numel() if head is not None else 0
     return widened + sum(one.numel() * one.itemsize for one in model.parameters())
-
-
-def _free_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 4 * 2**30  # no way to ask here; small enough for a laptop
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cast_server.edge_config import EdgeConfig
+
 
 class EngineConfig(BaseModel):
     """What the engine needs. Sizes are in tokens unless they say otherwise."""
@@ -84,7 +86,7 @@ class EngineConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's choice")
 
 
-class HttpConfig(BaseModel):
+class HttpConfig(EdgeConfig):
     """Where and how to listen."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -93,6 +95,11 @@ class HttpConfig(BaseModel):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 picks a free one")
     served_model_name: str | None = Field(
         None, description="the name that clients use; default: the model's"
+    )
+    tool_parser: str = Field(
+        "auto",
+        description="how the model writes tool calls: hermes, llama3_json, mistral, or what its "
+        "chat template tells (auto)",
     )
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="largest request body accepted")
     evaluation_models: str = Field(
@@ -104,4 +111,18 @@ class HttpConfig(BaseModel):
         None,
         description="where evaluations are kept, so that a restart goes on with them; empty for "
         "none; default: the user's cache",
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of the log, on stderr: for people, or a JSON object each"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="what is worth a line; info has one for each request"
+    )
+    log_texts: bool = Field(
+        False, description="prompts and answers in the log, of all clients; for debugging only"
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="URL of an OpenTelemetry collector (OTLP over HTTP) that gets a span for each "
+        "request, such as http://127.0.0.1:4318; needs the extra castserve[otel]; default: none",
     )

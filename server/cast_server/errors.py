@@ -12,6 +12,11 @@
         ├── ConflictError        not in the evaluation's present state (HTTP 409)
         ├── TooLargeError        more than may be asked for, or for a job only (HTTP 413)
         ├── QueueFullError       too many evaluations wait (HTTP 429, with Retry-After)
+        ├── MissingKeyError      no API key, or a wrong one (HTTP 401)
+        ├── RateLimitError       the key has too many requests under way (HTTP 429)
+        ├── DeadlineError        not finished in the time that it was given (HTTP 408)
+        ├── SlowClientError      the client does not send or read any more (HTTP 408)
+        ├── NotReadyError        the model is loading, or the server stops (HTTP 503)
         ├── OutOfDiskError       an evaluation cannot be kept (HTTP 507)
         ├── EngineOverloadedError the waiting queue is full (HTTP 503, with Retry-After)
         └── EngineFailureError   our own fault; the request is lost, the server is not (HTTP 500)
@@ -42,12 +47,14 @@ class RequestError(CastError):
     """A request that cannot be served. `param` names the offending field of the request body.
 
     retry_after: seconds after which it may be sent again, if that is all it takes.
+    is_final: the same request would fail again, though its status tells clients to retry.
     """
 
     status = 400
     type = "invalid_request_error"
     code: str | None = None
     retry_after: int | None = None
+    is_final = False
 
     def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -111,6 +118,61 @@ class QueueFullError(RequestError):
     type = "rate_limit_error"
     code = "queue_full"
     retry_after = 10
+
+
+class MissingKeyError(RequestError):
+    """The request brings no API key, or a wrong one, which the message does not repeat."""
+
+    status = 401
+    code = "invalid_api_key"
+
+    def __init__(self, key: str) -> None:
+        what = "The API key is not one of this server's" if key else "No API key was given"
+        super().__init__(f"{what}: send one in the header Authorization: Bearer YOUR_KEY.")
+
+
+class RateLimitError(RequestError):
+    """The key has as many requests under way as one may have."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after = 1
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"This API key has {most} requests under way, which is its limit.")
+
+
+class DeadlineError(RequestError):
+    """The request was not finished in the time that it was given."""
+
+    status = 408
+    type = "timeout_error"
+    code = "request_timeout"
+    is_final = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The request was not finished in time: ask for fewer tokens, or for more seconds with "
+            "x-request-timeout or timeout, if the server allows more."
+        )
+
+
+class SlowClientError(RequestError):
+    """The client does not send the rest of its request, or does not take its answer."""
+
+    status = 408
+    type = "timeout_error"
+    code = "client_too_slow"
+    is_final = True
+
+
+class NotReadyError(RequestError):
+    """The model is being loaded, or the server is about to stop."""
+
+    status = 503
+    type = "server_error"
+    retry_after = 5
 
 
 class OutOfDiskError(RequestError):

@@ -70,10 +70,44 @@ def load_model(
 
     Raises `UnsupportedModelError` for what is no causal language model, `ConfigError` for the rest.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         if files.gguf_file is None:
             return _read(files.directory, dtype)
         return _load_gguf(files, dtype)
+
+
+def load_config(files: ModelFiles) -> PreTrainedConfig:
+    """The model's configuration alone. Raises `ConfigError` as `load_model` would."""
+    directory, where = _place(files)
+    with quiet_transformers():
+        return _read_config(directory, where)
+
+
+def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises `ConfigError` as `load_model` would."""
+    directory, where = _place(files)
+    with quiet_transformers(), _blaming(directory, where):
+        return _read_tokenizer(directory, where)
+
+
+def weights_directory(files: ModelFiles) -> Path | None:
+    """Where weights are read from; None for a GGUF file that is still to be converted."""
+    if files.gguf_file is None:
+        return files.directory
+    entry = _cache_entry(files)
+    return entry if entry.is_dir() else None
+
+
+def _place(files: ModelFiles) -> tuple[Path, dict[str, Any]]:
+    """Where transformers is to read, and how."""
+    if (directory := weights_directory(files)) is not None:
+        return directory, _where()
+    _require_gguf()
+    return files.directory, _where(files.gguf_file)
+
+
+def _where(gguf_file: str | None = None) -> dict[str, Any]:
+    return {"local_files_only": True} | ({"gguf_file": gguf_file} if gguf_file else {})
 
 
 def _built_in(name: str) -> ModelFiles:
@@ -108,8 +142,7 @@ def _load_gguf(
 
 
 def _dequantise(files: ModelFiles) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if not (find_spec("gguf") and find_spec("accelerate")):
-        raise ConfigError("Reading a .gguf file needs `pip install 'castserve[gguf]'`.")
+    _require_gguf()
     import torch
 
     logger.info("Converting %s, once; this takes about half a minute …", files.gguf_file)
@@ -119,6 +152,11 @@ def _dequantise(files: ModelFiles) -> tuple[PreTrainedModel, PreTrainedTokenizer
     model.hf_quantizer = None
     model.is_quantized = False
     return model, tokenizer
+
+
+def _require_gguf() -> None:
+    if not (find_spec("gguf") and find_spec("accelerate")):
+        raise ConfigError("Reading a .gguf file needs `pip install 'castserve[gguf]'`.")
 
 
 def _store(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, entry: Path) -> None:
@@ -172,27 +210,46 @@ def _read(
     directory: Path, dtype: torch.dtype, gguf_file: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Reads both through transformers; whatever it stumbles over becomes a `ConfigError`."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    where: dict[str, Any] = {"local_files_only": True}
-    if gguf_file is not None:
-        where["gguf_file"] = gguf_file
-    try:
-        config = AutoConfig.from_pretrained(directory, **where)
-        _require_causal_lm(config)
+    where = _where(gguf_file)
+    config = _read_config(directory, where)
+    with _blaming(directory, where):
         model, report = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=dtype, output_loading_info=True, **where
         )
         _require_all_weights(report["missing_keys"])
-        tokenizer = AutoTokenizer.from_pretrained(directory, **where)
-        _leave_prompts_whole(tokenizer)
+        return model, _read_tokenizer(directory, where)
+
+
+def _read_config(directory: Path, where: dict[str, Any]) -> PreTrainedConfig:
+    from transformers import AutoConfig
+
+    with _blaming(directory, where):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(directory, **where)
+        _require_causal_lm(config)
+        return config
+
+
+def _read_tokenizer(directory: Path, where: dict[str, Any]) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(directory, **where)
+    _leave_prompts_whole(tokenizer)
+    return tokenizer
+
+
+@contextmanager
+def _blaming(directory: Path, where: dict[str, Any]) -> Iterator[None]:
+    """Whatever transformers stumbles over becomes a `ConfigError` that names the model."""
+    try:
+        yield
     except ConfigError:
         raise
     except Exception as error:
-        path = directory / gguf_file if gguf_file else directory
+        path = directory / where.get("gguf_file", "")
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ConfigError(f"The model in {path} cannot be loaded: {reason}") from error
-    return model, tokenizer
 
 
 def _require_causal_lm(config: PreTrainedConfig) -> None:
@@ -229,7 +286,7 @@ def _leave_prompts_whole(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Leaves the console to our own lines while a model loads."""
     from transformers.utils import logging as hf_logging
 

@@ -6,17 +6,11 @@ from importlib import import_module
 from itertools import product
 
 import numpy as np
-import plain_head
 import pytest
-import tiny_models
-import torch
+from drafters_at_work import MAKERS
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits, VerifyResult
-from cast_drafters.draft_model import DraftModelDrafter
-from cast_drafters.eagle.drafter import EagleDrafter
-from cast_drafters.eagle.served import ServedHead
 from cast_drafters.registry import DRAFTERS, create_drafter
-from cast_drafters.sources import TextSource
 from cast_drafters.tree import DraftTree, tree_from_arrays
 
 SEQUENCES = {
@@ -29,33 +23,7 @@ SEQUENCES = {
 LIMITS = [DraftLimits(*sizes) for sizes in product([1, 8, 40], [1, 3, 8], [1, 4])]
 
 
-NUM_SLOTS = 512
 FIRST_SLOTS = {"loop": 0, "one": 30, "constant": 40, "branching": 80, "a": 100, "random": 200}
-
-
-def tiny_eagle() -> Drafter:
-    config = plain_head.config()
-    target = plain_head.target(NUM_SLOTS)
-    drafter = EagleDrafter(
-        ServedHead(config, plain_head.weights(config), target, 64),
-        text=TextSource(),
-    )
-    torch.manual_seed(0)
-    hidden = [torch.randn(NUM_SLOTS, plain_head.WIDTH) for _ in range(3)]
-    drafter.record(torch.arange(NUM_SLOTS), hidden)
-    return drafter
-
-
-def tiny_draft_model() -> Drafter:
-    model = tiny_models.randomised(tiny_models.llama)
-    return DraftModelDrafter(model, model.config.vocab_size)
-
-
-MAKERS = {
-    "ngram": lambda: create_drafter("ngram"),
-    "eagle": tiny_eagle,
-    "draft-model": tiny_draft_model,
-}
 
 
 @pytest.fixture(params=MAKERS)

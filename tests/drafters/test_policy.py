@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders_at_work import costs, frontier, seats
@@ -178,6 +180,31 @@ def test_who_pauses_comes_back_while_others_draft() -> None:
     gaps = np.diff(np.flatnonzero(asked))
     assert 33 <= gaps.max() <= 37  # some steps in between are plain for all
     assert sum(asked[-70:]) >= 2
+
+
+def test_what_a_client_expects_is_tried_whatever_drafts_have_brought_others() -> None:
+    """Seat 0 has a prediction of its client; drafts have never paid, so seat 1 rests."""
+    builder = make_builder("cast")
+    step = costs(slope=0.0, num_sequences=2)
+    plain = seats(2, 8)
+
+    def disappoint(asking) -> int:
+        """One step that drafts in vain, or is plain; how many sequences it drafted for."""
+        count = sum(one.max_nodes > 0 for one in builder.limits(asking, step))
+        builder.settle(Outcome(count, 0, 1.0 + count, 1.0), step)
+        return count
+
+    for _ in range(60):
+        disappoint(plain)
+    mixed = [replace(plain[0], request_id="new", has_prediction=True), plain[1]]
+    asked = []
+    for _ in range(10):
+        asked.append([one.max_nodes > 0 for one in builder.limits(mixed, step)])
+        builder.settle(Outcome(4.0, 4, 1.1, 1.0), step)
+    assert [first for first, _ in asked].count(True) == 10
+    assert [second for _, second in asked].count(True) <= 2
+    late = [disappoint(mixed) for _ in range(400)][-100:]
+    assert late.count(0) > 80  # an expectation that is kept no more rests like any other
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,8 @@ METRICS = {
     "predicted_seconds",
     "seconds",
     "policy",
+    "num_spec_tokens",
+    "sources",
 }
 
 
@@ -152,3 +154,24 @@ def test_logprobs_spell_the_text_and_do_not_depend_on_speculation(client) -> Non
     assert [token.logprob for token in tree.logprobs.content] == pytest.approx(
         [token.logprob for token in off.logprobs.content], abs=1e-3
     )
+
+
+def test_what_is_expected_comes_sooner_and_is_counted(client) -> None:
+    ask = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 48}
+    without = client.chat.completions.create(**ask)
+    text = without.choices[0].message.content
+    expected = {"prediction": {"type": "content", "content": text}}
+    whole = client.chat.completions.create(**ask, **expected)
+    usage = {"include_usage": True}
+    *_, last = client.chat.completions.create(**ask, **expected, stream=True, stream_options=usage)
+    assert whole.choices[0].message.content == text
+    for answer in (whole, last):
+        details = answer.usage.completion_tokens_details
+        metrics = answer.metrics["speculative_decoding"]
+        source = metrics["sources"]["prediction"]
+        assert details.accepted_prediction_tokens == source["num_accepted_draft_tokens"] > 0
+        drafted = details.accepted_prediction_tokens + details.rejected_prediction_tokens
+        assert drafted == source["num_draft_tokens"]
+        assert metrics["num_spec_steps"] < answer.usage.completion_tokens - 1
+        assert len(metrics["acceptance_histogram"]) == metrics["num_spec_tokens"] + 1
+    assert without.usage.completion_tokens_details.accepted_prediction_tokens is None

@@ -16,6 +16,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     logprobs: list = field(default_factory=list)
+    prompt_logprobs: list = field(default_factory=list)
     last: RequestOutput | None = None
 
 
@@ -37,6 +38,7 @@ def run(core, requests: Sequence[Request], concurrency: int = 8) -> dict[str, An
             answer.tokens += output.new_token_ids
             answer.text += output.text
             answer.logprobs += output.logprobs
+            answer.prompt_logprobs += output.prompt_logprobs
             answer.last = output
             active -= output.finish_reason is not None
     assert core.scheduler.pool.num_free == core.scheduler.pool.num_blocks

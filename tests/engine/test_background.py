@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.background import BACKGROUND_ROWS
+from cast_server.engine.embedding import embed
 from cast_server.engine.reading import Wish, read
 from cast_server.engine.request import SamplingParams
 from cast_server.engine.share import Share
@@ -136,6 +137,58 @@ def test_what_waits_for_blocks_costs_others_next_to_nothing() -> None:
 
 def _dropped(job):
     yield from job
+
+
+# Calls
+
+
+def _counted(counts, name, count):
+    while counts[name] < count:
+        yield
+        counts[name] += 1
+
+
+def test_a_call_gets_more_than_a_job_and_leaves_others_theirs() -> None:
+    """A slice of these takes no time, and is counted as five milliseconds then."""
+    core = core_of()
+    counts = {"call": 0, "job": 0, "live": 0}
+    core.background.add("job", _counted(counts, "job", 10**6))
+    core.background.add("call", _counted(counts, "call", 10**6), is_call=True)
+    core.add(request("live", [1, 2, 3], replace(GREEDY, max_tokens=200)))
+    while counts["live"] < 200:
+        counts["live"] += sum(len(output.new_token_ids) for output in core.step())
+    alone = core_of()
+    alone_counts = {"job": 0, "live": 0}
+    alone.background.add("job", _counted(alone_counts, "job", 10**6))
+    alone.add(request("live", [1, 2, 3], replace(GREEDY, max_tokens=200)))
+    while alone_counts["live"] < 200:
+        alone_counts["live"] += sum(len(output.new_token_ids) for output in alone.step())
+    assert abs(counts["call"] - counts["job"]) <= 1  # every other turn
+    assert counts["call"] + counts["job"] > 3 * alone_counts["job"]
+
+
+@pytest.mark.parametrize("holder", ["sequence", "job"])
+def test_a_call_may_wait_for_blocks_that_other_background_work_holds(holder) -> None:
+    core = core_of(kv_cache_tokens=128, max_model_len=128)
+    if holder == "sequence":
+        core.add(background(request("back", range(100), replace(GREEDY, max_tokens=20))))
+    else:
+        core.background.add("job", _dropped(read(core, list(range(100)), Wish((1,)))))
+    core.step()
+    core.step()
+    assert core.scheduler.pool.num_free < 25
+    vectors = []
+
+    def call():
+        vectors.append((yield from embed(core, list(range(100)))))
+
+    core.background.add("call", call(), is_call=True)
+    for _ in range(200):
+        if core.has_work:
+            core.step()
+    assert not core.has_work
+    assert len(vectors) == 1
+    assert core.scheduler.pool.num_free == core.scheduler.pool.num_blocks
 
 
 def test_a_background_step_is_short() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cast_server import cli
+from cast_server import cli, serving
 from cast_server.config import EngineConfig, HttpConfig
 
 SERVER_ROOT = str(Path(cli.__file__).parents[1])
@@ -21,13 +22,16 @@ SERVER_ROOT = str(Path(cli.__file__).parents[1])
 # Stands in for the engine and the app, so that the command itself is what is tested.
 STUB = """
 import signal, sys, types
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from cast_server import cli
 from cast_server.errors import ConfigError
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 class Parts:
-    engine = evaluations = None
+    engine, evaluations = types.SimpleNamespace(is_alive=True), None
     def start(self): print("engine started", flush=True)
     def stop(self): print("engine stopped", flush=True)
 
@@ -35,10 +39,7 @@ def build_parts(config, http):
     {build}
     return Parts()
 
-async def app(scope, receive, send):
-    if scope["type"] == "http":
-        await send({{"type": "http.response.start", "status": 200, "headers": []}})
-        await send({{"type": "http.response.body", "body": b"hello"}})
+app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
 
 sys.modules["cast_server.build"] = types.SimpleNamespace(build_parts=build_parts)
 sys.modules["cast_server.api.app"] = types.SimpleNamespace(create_app=lambda *_: app)
@@ -78,12 +79,12 @@ def test_help_teaches_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
         assert field.description is not None
         assert field.description.split()[0] in text
     assert [text.index(f"\n{g}:") for g in ("model", "speculation", "memory and batching", "http")]
-    assert text.count("  cast-serve ") == 3
+    assert text.count("\n    cast-serve") == 9
     assert "port to listen on; 0 picks a free one (default: 8000)" in " ".join(text.split())
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys; from cast_server import cli; cli._parser().format_help(); " + (
+    code = "import sys; from cast_server import cli, flags; flags.make_parser().format_help(); " + (
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     env = os.environ | {"PYTHONPATH": SERVER_ROOT}
@@ -154,6 +155,30 @@ def test_server_starts_says_so_and_stops_cleanly(stop_signal: signal.Signals) ->
     assert "Traceback" not in errors
 
 
+def test_a_log_of_json_has_nothing_else_in_it() -> None:
+    with start("--port", "0", "--log-format", "json") as server:
+        assert server.stdout is not None
+        while not (ready := re.search(r"Ready on (\S+)", server.stdout.readline())):
+            assert server.poll() is None
+        with urllib.request.urlopen(ready[1]):
+            pass
+        server.send_signal(signal.SIGTERM)
+        _, errors = server.communicate(timeout=30)
+    lines = [json.loads(line) for line in errors.splitlines()]
+    assert lines
+    assert {line["logger"] for line in lines} == {"uvicorn.error"}
+    assert all({"time", "level", "message"} <= set(line) for line in lines)
+
+
+def test_a_quiet_log_is_empty() -> None:
+    with start("--port", "0", "--log-level", "error") as server:
+        assert server.stdout is not None
+        while "Ready on" not in server.stdout.readline():
+            assert server.poll() is None
+        server.send_signal(signal.SIGTERM)
+        assert server.communicate(timeout=30)[1] == ""
+
+
 def test_what_the_engine_refuses_is_one_sentence() -> None:
     with start("--port", "0", build="raise ConfigError('No such drafter.')") as server:
         _, errors = server.communicate(timeout=30)
@@ -178,4 +203,4 @@ def test_interrupt_while_loading() -> None:
     ],
 )
 def test_address_can_be_opened(host: str, address: str) -> None:
-    assert cli._address(host, 80) == address
+    assert serving.address(host, 80) == address

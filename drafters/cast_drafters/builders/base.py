@@ -22,6 +22,7 @@ class Seat:
 
     `size` is the most nodes of use to it, `max_depth` the most tokens that it can still accept,
     `levels` how many levels its policy names (0: none named), `weight` what a token of it is worth.
+    `has_prediction`: the client has said what it expects, which others' drafts tell nothing of.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Seat:
     max_depth: int
     levels: int = 0
     weight: float = 1.0
+    has_prediction: bool = False
 
 
 class DraftCosts(CostModel, Protocol):

@@ -29,7 +29,8 @@ _LEVELS: Final = 8
 _LEAST: Final = 0.02  # a path less likely is not kept, however cheap rows are
 _AMORTISED: Final = 16  # steps over which tokens that a drafter has missed are paid off
 _PROBING: Final = 0.015  # share of time for passes that are not expected to pay, and do not
-_LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass
+_LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass …
+_SHORT_PAUSE: Final = 4  # … or at a text that the client expects: it may come back any time
 _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
 _LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
@@ -49,9 +50,17 @@ class _Record:
     surplus: float = 1.0
     pause: int = 0
     next_pause: int = 1
+    longest_pause: int = _LONGEST_PAUSE
+    trial: _Trial | None = None  # its own, where what others have brought says little
+
+    @classmethod
+    def of(cls, seat: Seat) -> _Record:
+        if not seat.has_prediction:
+            return cls()
+        return cls(longest_pause=_SHORT_PAUSE, trial=_Trial())
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Trial:
     """Whether drafting has paid of late, in plain steps gained; the longer it has, the longer it is
     trusted before the next judgement, for single steps say little."""
@@ -142,23 +151,28 @@ class CastBuilder(Builder):
         self._asked: list[bool] = []  # whom the drafter was asked to draft for, in this step
         self._probes = _Probes()
         self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
+        self._judged: set[_Trial] = set()  # by what comes of this step
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
-        trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        if trial.is_plain():
-            self._asked = [False] * len(seats)
-            return [NO_DRAFTS] * len(seats)
         self._records = {
-            one.request_id: self._records.get(one.request_id) or _Record() for one in seats
+            one.request_id: self._records.get(one.request_id) or _Record.of(one) for one in seats
         }
+        trials = self._trials_of(seats, costs)
+        resting = [one for one in set(trials) if one.is_plain()]
+        is_awake = [one not in resting for one in trials]
+        # A step that is plain for some only says nothing of plain steps.
+        self._judged = {one for one in trials if one not in resting} or set(trials)
+        if not any(is_awake):
+            self._asked = is_awake
+            return [NO_DRAFTS] * len(seats)
         self._weights = {one.request_id: one.weight for one in seats}
         self._probes.earn(costs.verify(0))
         row_price = marginal_price([], costs, ahead=len(seats))
         limits = [
             self._limits(seat, costs, row_price / seat.weight)
-            if self._takes_part(self._records[seat.request_id])
+            if awake and self._takes_part(self._records[seat.request_id])
             else NO_DRAFTS
-            for seat in seats
+            for seat, awake in zip(seats, is_awake, strict=True)
         ]
         self._asked = [one.max_nodes > 0 for one in limits]
         return limits
@@ -240,8 +254,13 @@ class CastBuilder(Builder):
     def settle(self, outcome: Outcome, costs: StepCosts) -> None:
         """Whatever was expected: if steps with drafts bring less than plain ones, there are none
         for a while."""
-        trial = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        trial.settle(outcome, costs.num_sequences)
+        for one in self._judged:
+            one.settle(outcome, costs.num_sequences)
+
+    def _trials_of(self, seats: Sequence[Seat], costs: StepCosts) -> list[_Trial]:
+        """For each seat its own, or the one of all that have none."""
+        common = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
+        return [self._records[one.request_id].trial or common for one in seats]
 
     def _limits(self, seat: Seat, costs: StepCosts, row_price: float) -> DraftLimits:
         size = min(seat.size, costs.max_nodes)
@@ -270,7 +289,7 @@ class CastBuilder(Builder):
             record.next_pause = 1
         elif surplus < needed:
             record.pause = record.next_pause
-            record.next_pause = min(_LONGEST_PAUSE, 2 * record.next_pause)
+            record.next_pause = min(record.longest_pause, 2 * record.next_pause)
 
     def _probe(
         self, frontiers: Sequence[Frontier], costs: StepCosts, row_price: float

@@ -33,11 +33,12 @@ from cast_drafters.base import (
 )
 from cast_drafters.calibration import Calibration
 from cast_drafters.coupling import Candidates, Coupling
+from cast_drafters.eagle.catching_up import CatchingUp
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
 from cast_drafters.eagle.growing import Growth, by_sequence, heat
 from cast_drafters.eagle.passes import Level, make_passes
-from cast_drafters.eagle.served import HeadRows, ServedHead
+from cast_drafters.eagle.served import NUM_SCRATCH, HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
 from cast_drafters.growth import ROOT, Child, Guess
@@ -49,7 +50,6 @@ from cast_drafters.sources import TAIL, Source, StoreSource, TextSource
 from cast_drafters.traffic import TrafficSource, TrafficStore
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_kernels.gumbel import gumbel_noise
-from cast_kernels.tree_attention import SequenceRows
 
 _MAX_CANDIDATES: Final = 64  # of a node of sampled text, before the noise ranks them
 
@@ -82,9 +82,9 @@ class EagleDrafter(Drafter, HiddenObserver):
         self._text, self._store = text, store
         self._sources = [source for source in (text, store) if source is not None]
         self._pool = pool or Pool.default()
-        self._max_catch_up = max_catch_up
         self.calibration = calibration or Calibration()
         self.stamps = Stamps(head.num_slots)
+        self._catching_up = CatchingUp(head, self.passes, self.stamps, max_catch_up)
         self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
@@ -96,7 +96,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         target: TargetParts,
         head: Path | None = None,
         sources: Sequence[str] = SOURCES,
-        num_scratch: int = 1024,
+        num_scratch: int = NUM_SCRATCH,
         learn_from_traffic: bool = False,
     ) -> EagleDrafter:
         """Loads the head in the directory `head`, or the one that ships for a built-in target.
@@ -181,39 +181,6 @@ class EagleDrafter(Drafter, HiddenObserver):
     def move(self, source_M: Tensor, target_M: Tensor) -> None:
         self.head.move(source_M, target_M)
 
-    # Catching up
-
-    def _catch_up(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
-        """The sequences that are up to date now, and the logits of what follows their last rows."""
-        begins = [self.stamps.first_missing(one) for one in contexts]
-        ends = [
-            min(len(one.token_ids), begin + self._max_catch_up)
-            for one, begin in zip(contexts, begins, strict=True)
-        ]
-        tokens, positions, slots, before, rows = [], [], [], [], []
-        for one, begin, end in zip(contexts, begins, ends, strict=True):
-            tokens.append(np.array(one.token_ids[begin:end], np.int64))
-            positions.append(np.arange(begin - 1, end - 1))
-            slots.append(one.slots_L[begin:end])
-            before.append(one.slots_L[begin - 1 : end - 1])
-            chain_RR = np.tri(end - begin, dtype=np.bool_)
-            rows.append(SequenceRows(one.slots_L[1:end], chain_RR, np.arange(end - begin)))
-        last_rows = np.cumsum([end - begin for begin, end in zip(begins, ends, strict=True)]) - 1
-        current = [i for i, one in enumerate(contexts) if ends[i] == len(one.token_ids)]
-        logits_RV = self.passes.run(
-            Level(
-                HeadRows(
-                    np.concatenate(tokens), np.concatenate(positions), np.concatenate(slots), rows
-                ),
-                before_N=np.concatenate(before),
-                wanted_R=last_rows[current],
-                keep_R=np.array([contexts[i].slots_L[-1] for i in current], np.int64),
-            )
-        )
-        for one, begin, end in zip(contexts, begins, ends, strict=True):
-            self.stamps.mark(one, begin, end)
-        return logits_RV, current
-
     # Growing
 
     def _grow(self, contexts: Sequence[DraftContext], gate: LevelGate) -> list[DraftTree]:
@@ -238,19 +205,13 @@ class EagleDrafter(Drafter, HiddenObserver):
 
     def _begin_levels(self, growths: Sequence[Growth], gate: LevelGate) -> bool:
         """Runs the roots that the gate lets through; whether any has children now."""
-        missing = [
-            min(
-                self._max_catch_up,
-                len(one.context.token_ids) - self.stamps.first_missing(one.context),
-            )
-            for one in growths
-        ]
+        missing = [self._catching_up.work(one.context) for one in growths]
         frontiers = [self._frontier(one, rows) for one, rows in zip(growths, missing, strict=True)]
         widths = gate.widths(0, frontiers)
         chosen = [one for one, width in zip(growths, widths, strict=True) if width]
         if not chosen:
             return False
-        logits_RV, current = self._catch_up([one.context for one in chosen])
+        logits_RV, current = self._catching_up.run([one.context for one in chosen])
         nodes = []
         for place, index in enumerate(current):
             chosen[index].place = place

@@ -27,6 +27,7 @@ from cast_kernels.tree_attention import SequenceRows
 _ACTIVATIONS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = MappingProxyType(
     {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 )
+NUM_SCRATCH: Final = 1024  # slots beside the target's, unless told otherwise
 _FIRST_POSITIONS: Final = 4096  # whatever context a config claims: the table grows on demand
 
 _Linear: TypeAlias = NarrowLinear | PackedLinear | WideLinear
@@ -138,9 +139,28 @@ class ServedHead:
         out_NH = self.layer(inputs.rows, self._state_SH[inputs.before_N])
         out_RH = out_NH if inputs.wanted_R is None else out_NH[inputs.wanted_R]
         if not len(out_RH):
-            return out_RH.new_empty((0, len(self.draft_token_ids)))
+            return self.no_logits()
         self.keep(inputs.keep_R, self.next(out_RH))
         return self.logits(out_RH)
+
+    def no_logits(self) -> Tensor:
+        """Of no rows, [0, V]."""
+        return torch.empty((0, len(self.draft_token_ids)), device=self.device)
+
+    def remember(self, rows: HeadRows, before_N: NDArray[np.int64]) -> None:
+        """Keeps what later rows see of these, their keys and values. `rows.sequences` is not looked
+        at: a head of one layer makes these of each row alone."""
+        self.reserve(int(rows.positions_N.max()) + 1)
+        embedded_NH = F.embedding(self.to_device(rows.tokens_N), self._embedding_VE)
+        x_NW, _ = self._read(embedded_NH, self._state_SH[self.to_device(before_N)])
+        self._project(x_NW, self.to_device(rows.positions_N), self.to_device(rows.slots_N))
+
+    @property
+    def remembering_share(self) -> float:
+        """Of the products that `level` has for a row, how much of it `remember` has."""
+        parts = [self._o, self._gate_up, self._down]
+        whole = sum(part.in_features * part.out_features for part in (self._qkv, *parts))
+        return self._qkv.in_features * self._qkv.out_features / whole
 
     def forward(self, rows: HeadRows, hidden_NH: Tensor) -> Tensor:
         """The next hidden states [N, H], float32, before the final norm."""
@@ -161,13 +181,9 @@ class ServedHead:
         config = self.config
         embedded_NH = F.embedding(rows.tokens_N, self._embedding_VE)
         x_NW, residual_NH = self._read(embedded_NH, hidden_NH)
-        qkv_NHD = self._qkv(x_NW.to(self._dtype)).unflatten(-1, (-1, config.head_dim))
-        rotated = config.num_heads + config.num_key_heads
-        qkv_NHD[:, :rotated] = self._rotate(qkv_NHD[:, :rotated], rows.positions_N)
-        kv_N2KD = qkv_NHD[:, config.num_heads :].unflatten(1, (2, config.num_key_heads))
-        self.backend.kv_write(self._kv_cache_S2KD, kv_N2KD, rows.slots_N)
+        q_NHD = self._project(x_NW, rows.positions_N, rows.slots_N)
         attended_NHD = self.backend.tree_attention(
-            qkv_NHD[:, : config.num_heads].to(self._target.dtype),
+            q_NHD.to(self._target.dtype),
             self._kv_cache_S2KD,
             rows.plan,
             scale=config.head_dim**-0.5,
@@ -177,6 +193,17 @@ class ServedHead:
         gate_NF, up_NF = self._gate_up(x_NH.to(self._dtype)).chunk(2, -1)
         out_NH: Tensor = residual_NH + self._down(self._activation(gate_NF) * up_NF)
         return out_NH
+
+    def _project(self, x_NW: Tensor, positions_N: Tensor, slots_N: Tensor) -> Tensor:
+        """Keeps keys and values; the queries, turned, [N, heads, D]."""
+        config = self.config
+        qkv_NHD = self._qkv(x_NW.to(self._dtype)).unflatten(-1, (-1, config.head_dim))
+        rotated = config.num_heads + config.num_key_heads
+        qkv_NHD[:, :rotated] = self._rotate(qkv_NHD[:, :rotated], positions_N)
+        kv_N2KD = qkv_NHD[:, config.num_heads :].unflatten(1, (2, config.num_key_heads))
+        self.backend.kv_write(self._kv_cache_S2KD, kv_N2KD, slots_N)
+        q_NHD: Tensor = qkv_NHD[:, : config.num_heads]
+        return q_NHD
 
     def next(self, out_NH: Tensor) -> Tensor:
         """What stands in for the target's hidden state after `forward` gave `out_NH`."""

@@ -3,52 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from cast_server.api.edge import Edge, surround
 from cast_server.api.engine import Engine
-from cast_server.api.failures import install_handlers
-from cast_server.api.middleware import (
-    BodyLimitMiddleware,
-    CleanPathMiddleware,
-    InternalErrorMiddleware,
-    RequestIdMiddleware,
+from cast_server.api.routes import (
+    chat,
+    completions,
+    embeddings,
+    metrics,
+    models,
+    ops,
+    page,
+    status,
+    tokenization,
 )
-from cast_server.api.routes import chat, completions, metrics, models, ops
 from cast_server.api.routes.evaluations import evaluations_router
 from cast_server.api.routes.evaluators import evaluators_router
 from cast_server.api.token_text import TokenText
+from cast_server.api.tools.dialect import Dialect
 from cast_server.config import HttpConfig
 from cast_server.evaluators.jobs.service import Evaluations
+from cast_server.observing.middleware import ObservingMiddleware, RouteMiddleware
+from cast_server.observing.observer import Observer
 
 
 def create_app(
-    engine: Engine, config: HttpConfig, evaluations: Evaluations | None = None
+    engine: Engine,
+    config: HttpConfig,
+    evaluations: Evaluations | None = None,
+    edge: Edge | None = None,
+    observer: Observer | None = None,
 ) -> FastAPI:
-    """Builds the application that serves `engine`, and `evaluations` if they are not off."""
+    """Builds the application that serves `engine`, and `evaluations` if they are not off.
+
+    Without an `edge` of somebody who loads and stops it, it is ready at once and for everybody.
+    """
+    edge = edge or Edge()
+    if observer is None:
+        counts = None if evaluations is None else evaluations.unfinished
+        observer = Observer(engine, config, counts)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if evaluations is None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(observer.running())
+            if evaluations is not None:
+                await stack.enter_async_context(evaluations.running())
             yield
-        else:
-            async with evaluations.running():
-                yield
 
     app = FastAPI(title="castserve", redirect_slashes=False, lifespan=lifespan)
     app.state.engine = engine
+    app.state.observer = observer
     app.state.token_text = TokenText(engine.tokenizer)
-    install_handlers(app)
+    app.state.dialect = Dialect(engine.tokenizer, config.tool_parser)
     # the one added last is the outermost
-    app.add_middleware(BodyLimitMiddleware, max_bytes=config.max_body_bytes)
-    app.add_middleware(CleanPathMiddleware)
-    app.add_middleware(InternalErrorMiddleware)
-    app.add_middleware(RequestIdMiddleware)
-    for resource in (chat, completions, models, metrics, ops):
+    app.add_middleware(RouteMiddleware)
+    surround(app, config, edge)
+    app.add_middleware(ObservingMiddleware, ended=observer.ended)
+    for resource in (chat, completions, embeddings, tokenization, models):
         app.include_router(resource.router)
+    for operation in (page, status, metrics, ops):
+        app.include_router(operation.router)
     if evaluations is not None:
         app.state.evaluations = evaluations
+        edge.lifecycle.on_drain(evaluations.changes.tell)
         app.include_router(evaluators_router(evaluations.evaluators))
         app.include_router(evaluations_router(evaluations.evaluators))
     return app

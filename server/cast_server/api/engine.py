@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus
 
 
 class Engine(Protocol):
-    """Generates. All members are called from the event loop's thread only."""
+    """Generates. All members are for the event loop's thread, unless they say otherwise."""
 
     @property
     def model_name(self) -> str:
@@ -44,8 +47,23 @@ class Engine(Protocol):
         """What speculation has been worth so far."""
         ...
 
+    def figures(self) -> Figures:
+        """All that the engine has counted, and how busy it is."""
+        ...
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
+        ...
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Makes a grammar ready, in a worker thread. Raises `RequestError` if it cannot be used."""
+
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request cannot be taken, now or ever."""
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The mean of the model's last hidden states over a text that fits, with length 1."""
+        ...
 
     def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Yields news of the request; the last has a `finish_reason` or an `error`.

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import asdict
 
 from cast_server.api.evaluation_bodies import evaluation
+from cast_server.api.lifecycle import Lifecycle, Phase
 from cast_server.errors import UnknownEvaluationError
 from cast_server.evaluators.jobs.job import Job, Progress
 from cast_server.evaluators.jobs.service import Evaluations
@@ -17,11 +18,12 @@ _PROGRESS_SECONDS = 0.25
 
 
 async def evaluation_events(
-    evaluations: Evaluations, job_id: str, after: int
+    evaluations: Evaluations, job_id: str, after: int, lifecycle: Lifecycle
 ) -> AsyncGenerator[bytes, None]:
     """All numbered events behind `after` and those to come, until the evaluation has ended.
 
-    Progress has no number: whoever comes back is told how it stands now.
+    Progress has no number: whoever comes back is told how it stands now. When the server stops, the
+    stream ends without `done`, for the client to come back to the next one.
     """
     told, told_at = None, 0.0
     while True:
@@ -41,6 +43,9 @@ async def evaluation_events(
             yield _event("progress", dumps(asdict(told)))
         if evaluations.events(job_id, after):
             continue
+        if lifecycle.phase is Phase.DRAINING:
+            yield b": the server stops; come back with Last-Event-ID\n\n"
+            return
         if not await evaluations.changes.wait(_HEARTBEAT_SECONDS):
             yield b": still there\n\n"
 

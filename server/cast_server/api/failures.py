@@ -11,10 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from cast_server.api.generation import ClientGoneError
 from cast_server.api.responses import ErrorBody, ErrorDetail
 from cast_server.errors import EngineFailureError, RequestError
+from cast_server.observing.exchange import exchange_of
 
 _logger = logging.getLogger(__name__)
 
@@ -45,12 +47,33 @@ def error_body(error: RequestError) -> bytes:
     return ErrorBody(error=detail).model_dump_json().encode()
 
 
+def error_event(error: RequestError) -> bytes:
+    """A failure as the last event but [DONE] of a stream."""
+    return b"data: " + error_body(error) + b"\n\ndata: [DONE]\n\n"
+
+
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer to a request that failed."""
     all_headers = dict(headers or {})
     if error.retry_after is not None:
         all_headers["Retry-After"] = str(error.retry_after)
-    return Response(error_body(error), error.status, all_headers, "application/json")
+    if error.is_final:
+        all_headers["x-should-retry"] = "false"
+    return _ErrorResponse(error, all_headers)
+
+
+class _ErrorResponse(Response):
+    """Tells those who observe the request what went wrong, before it tells the client."""
+
+    def __init__(self, error: RequestError, headers: Mapping[str, str]) -> None:
+        super().__init__(error_body(error), error.status, headers, "application/json")
+        self._code = error.code or error.type
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = exchange_of(scope)
+        if exchange is not None:
+            exchange.error = self._code
+        await super().__call__(scope, receive, send)
 
 
 def as_request_error(exception: Exception) -> RequestError:

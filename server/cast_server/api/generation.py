@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.types import Receive
 
 from cast_server.api.engine import Engine
 from cast_server.api.requests import RequestGroup
 from cast_server.engine.request import Request, RequestOutput
-from cast_server.errors import EngineFailureError
+from cast_server.errors import EngineFailureError, SlowClientError
 
 _T = TypeVar("_T")
+
+# Of a choice, that wait for a client to read on. What the socket's buffers hold comes on top.
+MAX_UNREAD: Final = 1024
 
 
 class ClientGoneError(Exception):
@@ -39,11 +42,13 @@ async def merged_outputs(
     """Yields (choice, output) as the engine makes them, until every choice has ended.
 
     All requests start at once and in order. Closing the generator aborts those still running.
-    Raises the `RequestError` of the first that fails, and aborts the others.
+    Raises the `RequestError` of the first that fails, and aborts the others. For whoever does not
+    take what comes that is `SlowClientError`.
     """
     queue: asyncio.Queue[tuple[int, RequestOutput | None]] = asyncio.Queue()
+    most = MAX_UNREAD * len(group.requests)
     tasks = [
-        asyncio.ensure_future(_forward(engine, request, choice, queue))
+        asyncio.ensure_future(_forward(engine, request, choice, queue, most))
         for choice, request in enumerate(group.requests)
     ]
     try:
@@ -65,6 +70,7 @@ async def _forward(
     request: Request,
     choice: int,
     queue: asyncio.Queue[tuple[int, RequestOutput | None]],
+    most: int,
 ) -> None:
     # The only place to wait is inside the engine's generator, so that is where a cancellation of
     # this task arrives, and the generator aborts the request.
@@ -73,10 +79,18 @@ async def _forward(
         async for output in engine.generate(request):
             is_finished = output.finish_reason is not None
             queue.put_nowait((choice, output))
+            if queue.qsize() >= most:
+                await asyncio.sleep(0)  # whoever reads at all has read everything by then
+                _check_is_read(queue.qsize(), most)
         if not is_finished:
             raise EngineFailureError("The engine dropped the request before it was finished.")
     finally:
         queue.put_nowait((choice, None))
+
+
+def _check_is_read(unread: int, most: int) -> None:
+    if unread >= most:
+        raise SlowClientError(f"The answer is not being read: {unread} pieces of it wait.")
 
 
 def _raise_failure(output: RequestOutput) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import uuid
 
@@ -9,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cast_server.api.failures import as_request_error, error_response, http_error
+from cast_server.errors import SlowClientError
 
 _PLAIN_ID = re.compile(r"[\x21-\x7e]{1,200}")
 # Many clients read an answer only after they have sent everything, so a body that is too large is
@@ -75,17 +77,25 @@ class CleanPathMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Reads the request's body before anything else does, and answers 413 if it is too large."""
+    """Reads the request's body before anything else does, and answers 413 if it is too large, 408
+    if it is not there after so many seconds."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float | None = None) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._max_bytes, self._seconds = max_bytes, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._expects_refusal(scope) or (body := await self._read(receive)) is None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                body = None if self._expects_refusal(scope) else await self._read(receive)
+        except TimeoutError:
+            late = SlowClientError(f"The body did not arrive within {self._seconds:g} seconds.")
+            await error_response(late, {"Connection": "close"})(scope, receive, send)
+            return
+        if body is None:
             error = http_error(413, f"The body is larger than {self._max_bytes} bytes.")
             await error_response(error)(scope, receive, send)
             return

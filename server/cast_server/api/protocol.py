@@ -8,6 +8,7 @@ Ranges of sampling fields are checked once, by `SamplingParams`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -20,11 +21,18 @@ from pydantic import (
     model_validator,
 )
 
-from cast_server.api.refused_fields import refuse_unsupported
+from cast_server.api.prediction import Prediction
+from cast_server.api.refused_fields import refuse_chat_fields, refuse_in_chats, refuse_unsupported
+from cast_server.api.response_format import FormFields
+from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
+from cast_server.api.tools.history import PastCall
 from cast_server.engine.request import MAX_LOGPROBS
 from cast_server.errors import RequestError
 
 MAX_COPIES = 128
+MAX_CHOICES = 1024
+MAX_STOPS, MAX_STOP_CHARS = 64, 1000
+MAX_TOKEN_RULES = 4096  # of one kind
 
 # Python takes True for 1 and pydantic takes "1" for 1. OpenAI does neither.
 Integer = Annotated[int, Field(strict=True)]
@@ -35,8 +43,14 @@ TokenIds = tuple[int, ...]
 
 def _read_stop(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
-        return (value,)
+        value = [value]
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        # they are looked for after every token
+        if len(value) > MAX_STOPS or max(map(len, value), default=0) > MAX_STOP_CHARS:
+            raise RequestError(
+                f"stop takes at most {MAX_STOPS} strings of up to {MAX_STOP_CHARS} characters.",
+                "stop",
+            )
         return tuple(value)
     raise RequestError("stop must be a string or an array of strings.", "stop")
 
@@ -44,7 +58,13 @@ def _read_stop(value: object) -> tuple[str, ...]:
 def _read_logit_bias(value: object) -> dict[int, float]:
     if not isinstance(value, dict):
         raise RequestError("logit_bias must be an object of token ids and numbers.", "logit_bias")
+    _check_rules(len(value), "logit_bias")
     return {_read_token_id(key): _read_bias(key, bias) for key, bias in value.items()}
+
+
+def _check_rules(count: int, name: str) -> None:
+    if count > MAX_TOKEN_RULES:
+        raise RequestError(f"{name} takes at most {MAX_TOKEN_RULES} tokens, got {count}.", name)
 
 
 def _read_token_id(key: str) -> int:
@@ -62,27 +82,31 @@ def _read_bias(key: str, bias: object) -> float:
     )
 
 
-def _read_prompts(value: object) -> tuple[str | TokenIds, ...]:
+def _read_prompts(value: object, name: str = "prompt") -> tuple[str | TokenIds, ...]:
     """One prompt or many, each a string or token ids, as a tuple of prompts."""
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value:
         if all(type(item) is int for item in value):
             return (tuple(value),)
-        return tuple(_read_prompt(item) for item in value)
+        if len(value) > MAX_CHOICES:
+            raise RequestError(
+                f"at most {MAX_CHOICES} texts can be sent at once, got {len(value)}.", name
+            )
+        return tuple(_read_prompt(item, name) for item in value)
     raise RequestError(
-        "prompt must be a string, an array of strings, an array of token ids or an array of arrays "
-        "of token ids, and must not be empty.",
-        "prompt",
+        f"{name} must be a string, an array of strings, an array of token ids or an array of "
+        "arrays of token ids, and must not be empty.",
+        name,
     )
 
 
-def _read_prompt(item: object) -> str | TokenIds:
+def _read_prompt(item: object, name: str) -> str | TokenIds:
     if isinstance(item, str):
         return item
     if isinstance(item, list) and all(type(token_id) is int for token_id in item):
         return tuple(item)
-    raise RequestError("each prompt must be a string or an array of token ids.", "prompt")
+    raise RequestError(f"each {name} must be a string or an array of token ids.", name)
 
 
 def _join_parts(value: object) -> object:
@@ -104,11 +128,14 @@ LogitBias = Annotated[
     dict[int, float],
     PlainValidator(_read_logit_bias, json_schema_input_type=dict[str, float]),
 ]
+_AnyPrompts = str | list[str] | list[int] | list[list[int]]
 Prompts = Annotated[
     tuple[str | TokenIds, ...],
-    PlainValidator(
-        _read_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]]
-    ),
+    PlainValidator(_read_prompts, json_schema_input_type=_AnyPrompts),
+]
+Inputs = Annotated[
+    tuple[str | TokenIds, ...],
+    PlainValidator(partial(_read_prompts, name="input"), json_schema_input_type=_AnyPrompts),
 ]
 Content = Annotated[
     str | None,
@@ -116,7 +143,7 @@ Content = Annotated[
 ]
 
 
-class _Fields(BaseModel):
+class Fields(BaseModel):
     """A JSON object in which null means that the field is left out."""
 
     model_config = ConfigDict(frozen=True)
@@ -129,14 +156,14 @@ class _Fields(BaseModel):
         return {name: value for name, value in data.items() if value is not None}
 
 
-class StreamOptions(_Fields):
+class StreamOptions(Fields):
     """Options of a streamed answer. The second, vLLM's, tells the tokens so far in every chunk."""
 
     include_usage: Boolean = False
     continuous_usage_stats: Boolean = False
 
 
-class Speculation(_Fields):
+class Speculation(Fields):
     """A request's own wish for speculation; it changes speed, never tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -144,9 +171,11 @@ class Speculation(_Fields):
     policy: str | None = None
     max_draft_tokens: Integer | None = Field(None, ge=0)
     weight: Number = Field(1.0, ge=0.01, le=100.0)
+    trace: Boolean = False
+    per_step: Boolean = False
 
 
-class GenerationRequest(_Fields):
+class GenerationRequest(Fields, FormFields):
     """What both endpoints accept. `model` None stands for the served one."""
 
     model: str | None = None
@@ -155,6 +184,7 @@ class GenerationRequest(_Fields):
     stream_options: StreamOptions | None = None
     user: str | None = None
     speculation: Speculation = Speculation()
+    prediction: Prediction | None = None
     max_tokens: Integer | None = Field(None, ge=1)
     min_tokens: Integer = 0
     temperature: Number = 1.0
@@ -171,6 +201,8 @@ class GenerationRequest(_Fields):
     include_stop_str_in_output: Boolean = False
     ignore_eos: Boolean = False
     skip_special_tokens: Boolean = True
+    timeout: Number | None = Field(None, gt=0)
+    prompt_logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
 
     @model_validator(mode="before")
     @classmethod
@@ -179,19 +211,53 @@ class GenerationRequest(_Fields):
             refuse_unsupported(data)
         return data
 
+    @field_validator("stop_token_ids")
+    @classmethod
+    def _check_stop_token_ids(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        _check_rules(len(value), "stop_token_ids")
+        return value
+
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationRequest:
         if self.stream_options is not None and not self.stream:
             raise RequestError("stream_options needs stream to be true.", "stream_options")
         return self
 
+    @model_validator(mode="after")
+    def _check_prompt_logprobs(self) -> GenerationRequest:
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs comes with a whole answer only; leave stream out.",
+                "prompt_logprobs",
+            )
+        return self
+
+    @property
+    def copies(self) -> int:
+        """Answers to generate for each prompt."""
+        return self.n
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """As `num_logprobs`, for the prompt's tokens."""
+        return self.prompt_logprobs
+
 
 class CompletionRequest(GenerationRequest):
     """The body of /v1/completions."""
 
     prompt: Prompts
-    best_of: Integer | None = None
+    max_tokens: Integer | None = Field(None, ge=0)
+    echo: Boolean = False
+    best_of: Integer | None = Field(None, ge=1, le=MAX_COPIES)
     logprobs: Integer | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_chat_fields(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_chat_fields(data)
+        return data
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -206,14 +272,44 @@ class CompletionRequest(GenerationRequest):
 
     @model_validator(mode="after")
     def _check_best_of(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != self.n:
-            raise RequestError("best_of is not supported, unless it equals n.", "best_of")
+        if self.copies < self.n:
+            raise RequestError(
+                f"best_of ({self.best_of}) must not be below n ({self.n}).", "best_of"
+            )
+        if self.copies > self.n and self.stream:
+            raise RequestError(
+                "best_of cannot be above n in a stream, as the best are known at the end only.",
+                "best_of",
+            )
         return self
+
+    @model_validator(mode="after")
+    def _check_max_tokens(self) -> CompletionRequest:
+        if self.max_tokens == 0 and not self.echo and self.prompt_logprobs is None:
+            raise RequestError(
+                "max_tokens must be at least 1, unless echo is true or prompt_logprobs is set, "
+                "got 0.",
+                "max_tokens",
+            )
+        return self
+
+    @property
+    def copies(self) -> int:
+        return self.n if self.best_of is None else self.best_of
 
     @property
     def num_logprobs(self) -> int | None:
         """Alternatives to report beside each token; None reports no logprobs at all."""
-        return self.logprobs
+        return 0 if self.logprobs is None and self.copies > self.n else self.logprobs
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        wanted = (
+            self.prompt_logprobs,
+            self.logprobs if self.echo else None,
+            0 if self.max_tokens == 0 else None,  # something must be asked of the engine
+        )
+        return max((count for count in wanted if count is not None), default=None)
 
 
 class ChatMessage(BaseModel):
@@ -223,6 +319,8 @@ class ChatMessage(BaseModel):
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content = None
+    tool_calls: tuple[PastCall, ...] | None = None
+    tool_call_id: str | None = None
 
     @model_validator(mode="after")
     def _check_has_content(self) -> ChatMessage:
@@ -238,6 +336,19 @@ class ChatCompletionRequest(GenerationRequest):
     max_completion_tokens: Integer | None = Field(None, ge=1)
     logprobs: Boolean = False
     top_logprobs: Integer = Field(0, ge=0, le=MAX_LOGPROBS)
+    tools: Tools = ()
+    tool_choice: Choice | None = None
+    parallel_tool_calls: Boolean = True
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    add_generation_prompt: Boolean = True
+    continue_final_message: Boolean = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_what_texts_have(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            refuse_in_chats(data)
+        return data
 
     @field_validator("logprobs", mode="before")
     @classmethod
@@ -255,6 +366,31 @@ class ChatCompletionRequest(GenerationRequest):
         if self.top_logprobs and not self.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         return self
+
+    @model_validator(mode="after")
+    def _check_tools(self) -> ChatCompletionRequest:
+        assert self.offer is not None  # it raises if the fields contradict each other
+        return self
+
+    @model_validator(mode="after")
+    def _check_continued(self) -> ChatCompletionRequest:
+        last = self.messages[-1]
+        if self.continue_final_message and not (last.role == "assistant" and last.content):
+            raise RequestError(
+                "continue_final_message needs a last message of the assistant with content.",
+                "continue_final_message",
+            )
+        return self
+
+    @property
+    def has_tools(self) -> bool:
+        """Whether there is anything to tell the model of calls, past ones or coming ones."""
+        return bool(self.tools) or any(message.tool_calls for message in self.messages)
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that the model may call; none if it must not."""
+        return offer_of(self.tools, self.tool_choice, is_parallel=self.parallel_tool_calls)
 
     @property
     def num_logprobs(self) -> int | None:

@@ -7,32 +7,27 @@ from collections.abc import Mapping
 from cast_server.errors import RequestError
 
 _NOT_YET = "{name} is not supported yet."
-_NO_TOOLS = "{name} is not supported yet: this server calls no tools."
+_USE_TOOLS = "{name} is not supported, as OpenAI has replaced it: use tools and tool_choice."
+_CHAT_ONLY = "{name} is not supported here: it belongs to /v1/chat/completions."
 _TEXT_ONLY = "{name} is not supported: this server answers in plain text."
+_NO_INFILLING = (
+    "{name} is not supported: the model continues a text and cannot fill in its middle. "
+    "Put all that it should know into prompt."
+)
+_COMPLETIONS_ONLY = "{name} is not supported here; it belongs to /v1/completions."
 
 # Values that ask for what happens anyway. Empty ones (null, false, "", [], {}) always do.
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
+    "best_of": (1,),
     "modalities": (["text"],),
 }
 
 _MESSAGES: Mapping[str, str] = {
-    "suffix": _NOT_YET,
-    "echo": _NOT_YET,
-    "prediction": _NOT_YET,
-    "prompt_logprobs": _NOT_YET,
-    "tools": _NO_TOOLS,
-    "tool_choice": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "function_call": _NO_TOOLS,
-    "response_format": _TEXT_ONLY,
-    "guided_json": _TEXT_ONLY,
-    "guided_regex": _TEXT_ONLY,
-    "guided_choice": _TEXT_ONLY,
-    "guided_grammar": _TEXT_ONLY,
-    "structured_outputs": _TEXT_ONLY,
+    "suffix": _NO_INFILLING,
+    "functions": _USE_TOOLS,
+    "function_call": _USE_TOOLS,
     "audio": _TEXT_ONLY,
     "modalities": _TEXT_ONLY,
     "web_search_options": _NOT_YET,
@@ -42,15 +37,32 @@ _MESSAGES: Mapping[str, str] = {
     "truncate_prompt_tokens": _NOT_YET,
     "prompt_embeds": _NOT_YET,
     "chat_template": _NOT_YET,
-    "chat_template_kwargs": _NOT_YET,
-    "continue_final_message": _NOT_YET,
     "documents": _NOT_YET,
 }
+
+_CHAT_FIELDS: Mapping[str, str] = dict.fromkeys(
+    ("tools", "tool_choice", "chat_template_kwargs", "continue_final_message"), _CHAT_ONLY
+)
+_COMPLETION_FIELDS: Mapping[str, str] = dict.fromkeys(("echo", "best_of"), _COMPLETIONS_ONLY)
 
 
 def refuse_unsupported(body: Mapping[str, object]) -> None:
     """Raises `RequestError` for the first field whose silent loss would change the answer."""
-    for name, message in _MESSAGES.items():
+    _refuse(body, _MESSAGES)
+
+
+def refuse_chat_fields(body: Mapping[str, object]) -> None:
+    """The same for what only chats have."""
+    _refuse(body, _CHAT_FIELDS)
+
+
+def refuse_in_chats(body: Mapping[str, object]) -> None:
+    """As above, for what only a text can be asked for."""
+    _refuse(body, _COMPLETION_FIELDS)
+
+
+def _refuse(body: Mapping[str, object], messages: Mapping[str, str]) -> None:
+    for name, message in messages.items():
         value = body.get(name)
         if value and value not in _HARMLESS.get(name, ()):
             raise RequestError(message.format(name=name), name)

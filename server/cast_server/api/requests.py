@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import secrets
 import uuid
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from cast_server.api.engine import Engine
 from cast_server.api.protocol import (
+    MAX_CHOICES,
     ChatCompletionRequest,
     CompletionRequest,
-    GenerationRequest,
     TokenIds,
 )
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.errors import ContextLengthError, RequestError, UnknownModelError
 
-MAX_CHOICES = 1024
 _Body = ChatCompletionRequest | CompletionRequest
 _DEFAULT_COMPLETION_TOKENS = 16
 _SEED_MASK = 2**63 - 1
@@ -26,19 +27,31 @@ _SEED_MASK = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class RequestGroup:
-    """The engine's requests of one HTTP request. Choice i is `requests[i]`; n of them a prompt."""
+    """The engine's requests of one HTTP request: `copies` a prompt, the best `num_kept` of which
+    become choices, in order."""
 
     id: str
     requests: tuple[Request, ...]
     copies: int
+    num_kept: int
 
     @property
     def num_prompt_tokens(self) -> int:
         """Tokens of all prompts; a prompt counts once, however many copies share it."""
         return sum(len(request.prompt_token_ids) for request in self.requests[:: self.copies])
 
+    def expecting(self, prediction: TokenIds) -> RequestGroup:
+        """The same, with what every answer is expected to resemble."""
+        requests = tuple(replace(one, prediction=prediction) for one in self.requests)
+        return replace(self, requests=requests)
 
-def check_model(body: GenerationRequest, engine: Engine) -> None:
+
+class _Naming(Protocol):
+    @property
+    def model(self) -> str | None: ...
+
+
+def check_model(body: _Naming, engine: Engine) -> None:
     """Raises `UnknownModelError` unless the body names the served model, or none."""
     if body.model is not None:
         check_model_name(body.model, engine)
@@ -50,27 +63,37 @@ def check_model_name(name: str, engine: Engine) -> None:
         raise UnknownModelError(f"The model `{name}` does not exist.", "model")
 
 
-def chat_requests(engine: Engine, body: ChatCompletionRequest, prompt: TokenIds) -> RequestGroup:
-    """The engine's requests for a conversation; by default an answer may fill the context."""
+def chat_requests(
+    engine: Engine,
+    body: ChatCompletionRequest,
+    prompt: TokenIds,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+) -> RequestGroup:
+    """The engine's requests for a conversation; by default an answer may fill the context.
+
+    `changes`: sampling parameters that are not what the body's fields of these names say.
+    """
     wanted = body.max_completion_tokens or body.max_tokens
-    room = _room(engine, len(prompt), wanted, "messages")
-    return _group(engine, body, "chatcmpl", [(prompt, room if wanted is None else wanted)])
+    room = room_for(engine, len(prompt), wanted, "messages")
+    sized = [(prompt, room if wanted is None else wanted)]
+    return _group(engine, body, "chatcmpl", sized, changes)
 
 
 def completion_requests(
     engine: Engine, body: CompletionRequest, prompts: Sequence[TokenIds]
 ) -> RequestGroup:
     """The engine's requests for one or many prompts, all checked before any of them starts."""
-    if len(prompts) * body.n > MAX_CHOICES:
+    if len(prompts) * body.copies > MAX_CHOICES:
+        name = "n" if body.copies == body.n else "best_of"
         raise RequestError(
             f"at most {MAX_CHOICES} answers can be asked for at once, "
-            f"got {len(prompts)} prompts times n = {body.n}.",
-            "n" if len(prompts) == 1 else "prompt",
+            f"got {len(prompts)} prompts times {name} = {body.copies}.",
+            name if len(prompts) == 1 else "prompt",
         )
     sized = []
     for prompt in prompts:
-        _check_token_ids(engine, prompt, "prompt")
-        room = _room(engine, len(prompt), body.max_tokens, "prompt")
+        check_token_ids(engine, prompt, "prompt")
+        room = room_for(engine, len(prompt), body.max_tokens, "prompt")
         default = min(_DEFAULT_COMPLETION_TOKENS, room)
         sized.append((prompt, default if body.max_tokens is None else body.max_tokens))
     return _group(engine, body, "cmpl", sized)
@@ -84,9 +107,10 @@ def seed_of_copy(seed: int, copy: int) -> int:
     return int.from_bytes(digest, "little") & _SEED_MASK
 
 
-def _room(engine: Engine, prompt_len: int, wanted: int | None, param: str) -> int:
-    """Tokens that the context leaves for the answer. Raises if that is too few, or none."""
-    needed = wanted or 1
+def room_for(engine: Engine, prompt_len: int, wanted: int | None, param: str) -> int:
+    """Tokens that the context leaves for the answer; raises `ContextLengthError` if they are fewer
+    than `wanted`. None takes what there is, if it is any."""
+    needed = 1 if wanted is None else wanted
     if prompt_len + needed > engine.max_model_len:
         raise ContextLengthError(
             f"This model's maximum context length is {engine.max_model_len} tokens. However, your "
@@ -99,18 +123,24 @@ def _room(engine: Engine, prompt_len: int, wanted: int | None, param: str) -> in
 
 
 def _group(
-    engine: Engine, body: _Body, prefix: str, sized: Sequence[tuple[TokenIds, int]]
+    engine: Engine,
+    body: _Body,
+    prefix: str,
+    sized: Sequence[tuple[TokenIds, int]],
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> RequestGroup:
     group_id = f"{prefix}-{uuid.uuid4().hex}"
     wish = body.speculation
-    speculation = SpeculationParams(wish.policy, wish.max_draft_tokens, wish.weight)
-    _check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
-    _check_token_ids(engine, body.logit_bias, "logit_bias")
+    speculation = SpeculationParams(
+        wish.policy, wish.max_draft_tokens, wish.weight, wish.trace, wish.per_step
+    )
+    check_token_ids(engine, body.stop_token_ids, "stop_token_ids")
+    check_token_ids(engine, body.logit_bias, "logit_bias")
     requests: list[Request] = []
     for prompt, max_tokens in sized:
-        params = _sampling_params(body, max_tokens)
+        params = replace(_sampling_params(body, max_tokens), **changes)
         seed = secrets.randbits(63) if body.seed is None else body.seed
-        for copy in range(body.n):
+        for copy in range(body.copies):
             request = Request(
                 id=f"{group_id}-{len(requests)}",
                 prompt_token_ids=prompt,
@@ -119,12 +149,13 @@ def _group(
                 speculation=speculation,
             )
             requests.append(request)
-    for request in requests[:: body.n]:  # copies differ in their seeds only
+    for request in requests[:: body.copies]:  # copies differ in their seeds only
         engine.check(request)
-    return RequestGroup(group_id, tuple(requests), body.n)
+    return RequestGroup(group_id, tuple(requests), body.copies, body.n)
 
 
-def _check_token_ids(engine: Engine, token_ids: Collection[int], param: str) -> None:
+def check_token_ids(engine: Engine, token_ids: Collection[int], param: str) -> None:
+    """Raises `RequestError` unless the model knows them all."""
     # the engine checks too, but cannot say which field of the body the id came from
     last = engine.vocab_size - 1
     if token_ids and (min(token_ids) < 0 or max(token_ids) > last):
@@ -149,4 +180,6 @@ def _sampling_params(body: _Body, max_tokens: int) -> SamplingParams:
         ignore_eos=body.ignore_eos,
         skip_special_tokens=body.skip_special_tokens,
         logprobs=body.num_logprobs,
+        prompt_logprobs=body.num_prompt_logprobs,
+        grammar=body.form.grammar if body.form else None,
     )

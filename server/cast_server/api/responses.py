@@ -10,13 +10,28 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-FinishReason = Literal["stop", "length"]
+from cast_server.api.step_traces import SpeculationTrace
+
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptTokensDetails(BaseModel):
     """Where the prompt's tokens came from."""
 
     cached_tokens: int
+
+
+class CompletionTokensDetails(BaseModel):
+    """Where the answer's tokens came from; the last two only where a prediction was sent.
+
+    Accepted: tokens of the answer that the prediction had offered. Rejected: those it offered in
+    vain. They are no part of `completion_tokens`, and one that is offered again counts again.
+    """
+
+    reasoning_tokens: int
+    audio_tokens: int
+    accepted_prediction_tokens: int = 0
+    rejected_prediction_tokens: int = 0
 
 
 class Usage(BaseModel):
@@ -26,31 +41,55 @@ class Usage(BaseModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class SourceMetrics(BaseModel):
+    """What came of one source's guesses."""
+
+    num_draft_tokens: int
+    num_accepted_draft_tokens: int
 
 
 class SpeculativeDecodingMetrics(BaseModel):
     """What drafting did, summed over the choices. `acceptance_histogram[k]`: steps that took k.
 
+    The first seven are vLLM's. `per_step_…` are there if they were asked for and there is one
+    choice; `sources` tells of those that guessed anything.
+
     What was expected stands beside what came: accepted draft tokens, and seconds of the steps that
     the request decoded in, from their beginning until the tokens were chosen.
     """
 
-    policy: str
-    num_spec_steps: int
-    num_draft_tokens: int
-    num_accepted_draft_tokens: int
     mean_acceptance_length: float | None
     draft_acceptance_rate: float | None
     acceptance_histogram: list[int]
+    num_spec_steps: int
+    num_accepted_draft_tokens: int
+    num_draft_tokens: int
+    num_spec_tokens: int
+    policy: str
+    sources: dict[str, SourceMetrics]
     num_expected_draft_tokens: float
     predicted_seconds: float
     seconds: float
+    per_step_accepted: list[int] = []
+    per_step_drafted: list[int] = []
 
 
 class Metrics(BaseModel):
-    """What the engine measured while it answered."""
+    """What the engine measured while it answered; times are absent if it told none.
+
+    Until the first step and the first token from the request's arrival, from there to the last
+    token; between the tokens of a choice; tokens of all choices since the first step.
+    """
 
     speculative_decoding: SpeculativeDecodingMetrics
+    queue_time_ms: float | None = None
+    time_to_first_token_ms: float | None = None
+    generation_time_ms: float | None = None
+    mean_itl_ms: float | None = None
+    tokens_per_second: float | None = None
 
 
 class TopLogprob(BaseModel):
@@ -75,20 +114,64 @@ class ChatLogprobs(BaseModel):
 
 
 class CompletionLogprobs(BaseModel):
-    """Four lists of one length, an entry a token; `text_offset` counts characters."""
+    """Four lists of one length, an entry a token; `text_offset` counts characters. Nothing is told
+    of a text's very first token, as nothing comes before it."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
+class FunctionCall(BaseModel):
+    """A function and its arguments, an object in JSON as text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(BaseModel):
+    """A call that the model wants to be made."""
+
+    id: str
+    type: Literal["function"]
+    function: FunctionCall
+
+
+class PromptLogprob(BaseModel):
+    """How likely a token was where the prompt has one; rank 1 is the likeliest."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # by token id; null for the first token
+
+
 class AssistantMessage(BaseModel):
-    """What the model said."""
+    """What the model said. The content is null if it only called functions."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
+
+
+class FunctionDelta(BaseModel):
+    """The name comes once, arguments piece by piece."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(BaseModel):
+    """What a chunk adds to the call of this index; only the first has an id."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
 
 
 class Delta(BaseModel):
@@ -96,6 +179,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class _Choice(BaseModel):
@@ -123,6 +207,7 @@ class CompletionChoice(_Choice):
 
     text: str
     logprobs: CompletionLogprobs | None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class _Answer(BaseModel):
@@ -131,6 +216,7 @@ class _Answer(BaseModel):
     model: str
     usage: Usage | None = None
     metrics: Metrics | None = None
+    speculation: SpeculationTrace | None = None
 
 
 class ChatCompletion(_Answer):
@@ -138,6 +224,7 @@ class ChatCompletion(_Answer):
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class ChatCompletionChunk(_Answer):
@@ -172,9 +259,15 @@ class ModelList(BaseModel):
 
 
 class Health(BaseModel):
-    """The answer of /health."""
+    """The answer of /health: "ok" comes with a 200, all else with a 503."""
 
-    status: Literal["ok"] = "ok"
+    status: Literal["ok", "loading", "draining"]
+
+
+class Version(BaseModel):
+    """The answer of /version."""
+
+    version: str
 
 
 class ErrorDetail(BaseModel):

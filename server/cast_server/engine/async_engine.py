@@ -13,17 +13,23 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.embedding import embed
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
+from cast_server.engine.status import EngineStatus, status_of
+from cast_server.engine.trace import check_traceable
 from cast_server.errors import (
     ContextLengthError,
+    DeadlineError,
     EngineFailureError,
     EngineOverloadedError,
     RequestError,
@@ -42,6 +48,7 @@ class _Job:
     id: str
     job: Job[Any]
     future: concurrent.futures.Future[Any]
+    is_call: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,14 @@ class AsyncEngine:
         """What speculation has been worth so far."""
         return self._core.report()
 
+    def figures(self) -> Figures:
+        """All that the engine has counted, and how busy it is."""
+        return self._core.figures()
+
+    def status(self) -> EngineStatus:
+        """How busy the engine is, and what it drafts by."""
+        return status_of(self._core)
+
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
@@ -119,6 +134,13 @@ class AsyncEngine:
             if self._on_stop is not None:
                 self._on_stop()
 
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Compiles it, so that a request can begin with it at once; for worker threads.
+
+        Raises `RequestError`, a sentence on what is wrong with it.
+        """
+        self._core.grammars.check(grammar)
+
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request can never be served, or not now."""
         if len(self._streams) >= self._max_waiting + self._core.scheduler.limits.max_num_seqs:
@@ -133,6 +155,7 @@ class AsyncEngine:
         if wrong is not None:
             raise RequestError(f"Token id {wrong} is not below {self.vocab_size}, the vocabulary.")
         self._check_length(len(prompt), params.max_tokens)
+        check_traceable(request, self._core.drafter)
         try:
             self._core.policy_of(request)
         except ValueError as cause:
@@ -151,7 +174,8 @@ class AsyncEngine:
     async def generate(self, request: Request) -> AsyncIterator[RequestOutput]:
         """Outputs of one checked request, until one has a `finish_reason`.
 
-        Closing the iterator, or cancelling whoever waits for it, aborts the request.
+        Closing the iterator, or cancelling whoever waits for it, aborts the request. So does its
+        deadline, with a `DeadlineError`.
         """
         outputs: asyncio.Queue[RequestOutput] = asyncio.Queue()
         with self._lock:
@@ -162,7 +186,7 @@ class AsyncEngine:
         is_finished = False
         try:
             while not is_finished:
-                output = await outputs.get()
+                output = await _before(request.deadline, outputs)
                 is_finished = output.finish_reason is not None
                 yield output
         finally:
@@ -171,17 +195,28 @@ class AsyncEngine:
             if not is_finished:
                 self._inbox.put(request.id)
 
-    async def work(self, make_job: Callable[[EngineCore], Job[T]]) -> T:
+    async def work(self, make_job: Callable[[EngineCore], Job[T]], *, is_call: bool = False) -> T:
         """Runs a job on the engine's thread, a slice at a time beside requests: see `Background`.
 
         Returns or raises what the job does. Cancelling whoever waits for it closes the job.
         """
-        job = self._post(make_job(self._core))
+        job = self._post(make_job(self._core), is_call=is_call)
         try:
             result: T = await asyncio.wrap_future(job.future)
             return result
         finally:
             self._forget(job)
+
+    async def embed(self, token_ids: Sequence[int]) -> list[float]:
+        """The mean of the model's last hidden states over a text that fits, with length 1.
+
+        Raises `EngineOverloadedError` if too many wait already.
+        """
+        if len(self._jobs) >= self._max_waiting:
+            raise EngineOverloadedError(
+                f"{len(self._jobs)} texts are being read already; try again in a moment."
+            )
+        return await self.work(lambda core: embed(core, token_ids), is_call=True)
 
     def call(self, function: Callable[[], T]) -> T:
         """As `work`, for a job of one slice and a thread that waits for it."""
@@ -197,8 +232,9 @@ class AsyncEngine:
         finally:
             self._forget(posted)
 
-    def _post(self, job: Job[Any]) -> _Job:
-        posted = _Job(f"job-{uuid.uuid4().hex}", job, concurrent.futures.Future())
+    def _post(self, job: Job[Any], *, is_call: bool = False) -> _Job:
+        name = f"job-{uuid.uuid4().hex}"
+        posted = _Job(name, job, concurrent.futures.Future(), is_call)
         with self._lock:
             self._jobs[posted.id] = posted
         self._inbox.put(posted)
@@ -232,7 +268,8 @@ class AsyncEngine:
             if isinstance(message, str):
                 self._core.abort(message)
             elif isinstance(message, _Job):
-                self._core.background.add(message.id, self._sliced(message))
+                job = self._sliced(message)
+                self._core.background.add(message.id, job, is_call=message.is_call)
             else:
                 self._add(message)
         return True
@@ -240,10 +277,12 @@ class AsyncEngine:
     def _add(self, request: Request) -> None:
         try:
             self._core.add(request)
-        except Exception:  # noqa: BLE001 - one request must not end the thread that serves all
-            _log.exception("request %s could not be started", request.id)
+        except Exception as cause:  # noqa: BLE001 - one must not end the thread that serves all
+            error = cause if isinstance(cause, RequestError) else None
+            if error is None:
+                _log.exception("request %s could not be started", request.id)
+                error = EngineFailureError("The server failed on this request.")
             self._core.abort(request.id)
-            error = EngineFailureError("The server failed on this request.")
             self._deliver(
                 [RequestOutput(request_id=request.id, finish_reason="error", error=error)]
             )
@@ -289,6 +328,18 @@ class AsyncEngine:
         self._deliver(
             [RequestOutput(request_id=i, finish_reason="error", error=error) for i in ids]
         )
+
+
+async def _before(deadline: float | None, outputs: asyncio.Queue[RequestOutput]) -> RequestOutput:
+    left = None if deadline is None else deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(left):
+            output = await outputs.get()
+    except TimeoutError:
+        raise DeadlineError from None
+    if left is not None and left <= 0:  # a queue that is full needs no waiting, so nothing expired
+        raise DeadlineError
+    return output
 
 
 def _put_all(batch: list[tuple[_Stream, RequestOutput]]) -> None:

@@ -13,22 +13,28 @@ from torch import Tensor
 
 from cast_drafters.base import Drafter, VerifyResult
 from cast_drafters.policy import Policy, parse_policy
+from cast_drafters.predicted import PredictedDrafter
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.cost import CostModel
 from cast_profiler.drift import CorrectedCost
 from cast_server.engine.background import BACKGROUND_ROWS, Background
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.grammars import Grammars
+from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
+from cast_server.engine.pace import Pace
 from cast_server.engine.planner import Planner, expected_tokens
+from cast_server.engine.prompt_logprobs import read_prompts, with_prompts
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
 from cast_server.engine.sequence import Sequence
 from cast_server.engine.target_pass import TargetPass
+from cast_server.engine.trace import StepFacts, with_traces
 from cast_server.engine.verifier import Walk
-from cast_server.errors import EngineFailureError
+from cast_server.errors import EngineFailureError, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -52,20 +58,24 @@ class EngineCore:
         limits = replace(scheduler.limits, max_batched_tokens=_few(scheduler.limits))
         self.background = Background(Scheduler(scheduler.pool, limits))
         scheduler.behind = self.background.scheduler
-        self.planner = Planner(CorrectedCost(cost), drafter)
+        self._guesses = PredictedDrafter(drafter)
+        self.planner = Planner(CorrectedCost(cost), self._guesses)
+        self.pace = Pace()
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
+        self.grammars = Grammars(tokenizer, runner.vocab_size, eos_token_ids)
         self.default_policy = default_policy
         self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
+        self.ledger = Ledger()
         self._sequences: dict[str, Sequence] = {}
 
     @property
     def drafter(self) -> Drafter:
-        return self.planner.drafter
+        return self._guesses.inner
 
     @drafter.setter
     def drafter(self, drafter: Drafter) -> None:
-        self.planner.drafter = drafter
+        self._guesses.inner = drafter
 
     @property
     def has_work(self) -> bool:
@@ -77,17 +87,34 @@ class EngineCore:
         error = self.drafter.calibration.report.error
         return planner.meter.report(error, planner.cost.drift)
 
+    def figures(self) -> Figures:
+        """All that is counted, and how busy the engine is; may be asked from any thread."""
+        scheduler, behind, pool = self.scheduler, self.background.scheduler, self.scheduler.pool
+        return Figures(
+            ledger=self.ledger.copy(),
+            drafter=self.drafter.name,
+            speculation=self.report(),
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            background=len(behind.running) + len(behind.waiting),
+            preemptions=scheduler.num_preemptions,
+            kv_usage=1 - pool.num_free / pool.num_blocks,
+        )
+
     def add(self, request: Request) -> None:
         """Queues a request. Raises `ValueError` for an unknown speculation policy."""
         params = request.params
         stop_ids = frozenset(params.stop_token_ids)
-        if not params.ignore_eos:
+        grammar = None
+        if params.grammar is not None:
+            grammar = self.grammars.begin(params.grammar, avoids_ends=params.ignore_eos)
+        if not params.ignore_eos or grammar is not None:
             stop_ids |= self.eos_token_ids
         text = TextStream(self.tokenizer, params)
-        sequence = Sequence(request, self.policy_of(request), stop_ids, text)
+        sequence = Sequence(request, self.policy_of(request), stop_ids, text, grammar)
         self._sequences[request.id] = sequence
         self._scheduler_of(sequence).add(sequence)
-        self.drafter.begin(request.id, sequence.token_ids)
+        self._guesses.begin(request.id, sequence.token_ids)
 
     def abort(self, request_id: str) -> None:
         """Forgets a request or a job, waiting or running. Unknown ids are fine."""
@@ -108,12 +135,16 @@ class EngineCore:
         scheduled = [] if is_turn else self.scheduler.schedule()
         if scheduled:
             outputs = self._step(scheduled)
-            background.share.earn(time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            self.ledger.spend("requests", seconds)
+            background.share.earn(seconds)
             return outputs
         # Others may be waiting for blocks that only background work can give back.
         outputs = self._step(background.advance())
+        seconds = time.perf_counter() - begin
+        self.ledger.spend("background", seconds)
         if has_others:
-            background.share.spend(time.perf_counter() - begin)
+            background.share.spend(seconds)
         return outputs
 
     def _step(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
@@ -135,18 +166,26 @@ class EngineCore:
     def _run_alone(self, one: Scheduled) -> list[RequestOutput]:
         try:
             return self._run([replace(one, max_draft_rows=0)])
+        except RequestError as error:
+            return [self._fail(one.sequence, error)]
         except Exception:  # noqa: BLE001 - as above
             _log.exception("request %s failed", one.sequence.id)
             return [self._fail(one.sequence)]
 
-    def _fail(self, sequence: Sequence) -> RequestOutput:
+    def _fail(self, sequence: Sequence, error: RequestError | None = None) -> RequestOutput:
+        sequence.finish_reason = "error"
         if sequence.id in self._sequences:
             self._drop(sequence)
-        error = EngineFailureError("The server failed on this request; it may be sent again.")
-        return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
+        timings = sequence.watch.stop(time.monotonic())
+        if error is None:
+            error = EngineFailureError("The server failed on this request; it may be sent again.")
+        return RequestOutput(
+            request_id=sequence.id, finish_reason="error", error=error, timings=timings
+        )
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
         begin = time.perf_counter()
+        num_prompt_rows = self.ledger.begin(scheduled)
         scheduler = self._scheduler_of(scheduled[0].sequence)
         plan = self.planner.plan(scheduled, scheduler.num_spare(scheduled))
         trees = [
@@ -156,6 +195,7 @@ class EngineCore:
         self.planner.predict(plan)
         verified = self.target.verify(scheduled, trees)
         walks = verified.walks
+        prompts = read_prompts(scheduled, verified.read_logits_RV)
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
         chosen_after = time.perf_counter() - begin
@@ -166,17 +206,25 @@ class EngineCore:
                 counts = (len(walk.tree), len(walk.accepted), tokens)
                 walk.sequence.count_step(*counts, plan.predicted, chosen_after)
             outputs.append(self._commit(walk, verified.logits_RV))
-        self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
+        if plan.num_asked:
+            # What a grammar has decided says little of how far the drafter can be trusted.
+            free = [walk for walk in walks if walk.sequence.grammar is None]
+            self._guesses.observe([_verify_result(walk) for walk in free])
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
+        self.pace.add(num_tokens)
         self.planner.learn(plan, verified.seconds, seconds, sum(expected), num_accepted, num_tokens)
+        num_tokens += num_prompt_rows
+        self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
+        facts = StepFacts(self.drafter.name, len(scheduled), plan.predicted, seconds)
+        outputs = with_traces(outputs, walks, facts)
         for walk in walks:
             if walk.sequence.finish_reason is not None:
                 if self.on_finish is not None:
                     self.on_finish(walk.sequence)
                 self._drop(walk.sequence)
-        return outputs
+        return with_prompts(outputs, prompts)
 
     def _fit(self, sequence: Sequence, tree: DraftTree) -> DraftTree:
         """Cuts a tree to the blocks that are free; drafts never take another's place."""
@@ -193,15 +241,17 @@ class EngineCore:
 
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:
         before = sequence.num_computed
-        sequence.num_computed += num_tokens
+        sequence.advance(num_tokens)
         if self.scheduler.limits.prefix_caching:
             sequence.publish_prefix(self.scheduler.pool, before)
 
     def _commit(self, walk: Walk, logits_RV: Tensor) -> RequestOutput:
         sequence = walk.sequence
         kept, text = sequence.append(walk.tokens)
+        sequence.count_sources(walk.tree, walk.accepted[: len(kept)])
         self._advance(sequence, min(len(walk.accepted), len(kept)))
         sequence.trim(self.scheduler.pool)
+        self.ledger.commit(walk, len(kept))
         return _output(sequence, kept, text, self._logprobs(walk, kept, logits_RV))
 
     def _logprobs(self, walk: Walk, kept: Seq[int], logits_RV: Tensor) -> tuple[TokenLogprob, ...]:
@@ -219,9 +269,10 @@ class EngineCore:
 
     def _drop(self, sequence: Sequence) -> None:
         del self._sequences[sequence.id]
+        self.ledger.end(sequence)
         self._scheduler_of(sequence).remove(sequence)
         try:
-            self.drafter.release(sequence.id)
+            self._guesses.release(sequence.id)
         except Exception:  # noqa: BLE001 - the sequence has ended, whatever the drafter makes of it
             _log.exception("the drafter failed to forget request %s", sequence.id)
 
@@ -240,6 +291,7 @@ def _output(
         num_cached_tokens=sequence.num_cached,
         num_output_tokens=sequence.num_output,
         speculation=sequence.speculation(),
+        timings=None if sequence.finish_reason is None else sequence.watch.stop(time.monotonic()),
     )
 
 

@@ -22,7 +22,8 @@ class ForwardBatch:
     """Arguments of one target pass over N rows, of which the last may be idle.
 
     slots_M: where the keys and values of the M rows that are not idle go.
-    logit_rows: the rows whose logits are wanted, in order of sequence and node.
+    logit_rows: the rows whose logits are wanted: in order of sequence and node those that tokens
+    are chosen at, then those that prompts are read from.
     plan: the backend's, of the rows that are not idle. kv_caches: one [S, 2, K, D] a layer.
     """
 
@@ -57,6 +58,7 @@ def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
     slots: list[NDArray[np.int64]] = []
     rows: list[SequenceRows] = []
     logit_rows: list[NDArray[np.int64]] = []
+    read_rows: list[NDArray[np.int64]] = []
     num_rows = 0
     for one, tree in zip(scheduled, trees, strict=True):
         sequence, begin = one.sequence, one.sequence.num_computed
@@ -71,6 +73,7 @@ def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
         rows.append(SequenceRows(sequence.slots(0, end), _mask(one.num_tokens, tree), depths_R))
         if one.reaches_end:
             logit_rows.append(np.arange(num_rows + one.num_tokens - 1, num_rows + end - begin))
+        read_rows.append(num_rows - begin + np.array(one.unread, np.int64))
         num_rows += end - begin
     none = np.empty(0, np.int64)
     return StepRows(
@@ -78,7 +81,7 @@ def lay_out(scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> StepRows:
         np.concatenate(positions),
         np.concatenate(slots),
         rows,
-        np.concatenate([none, *logit_rows]),
+        np.concatenate([none, *logit_rows, *read_rows]),
     )
 
 

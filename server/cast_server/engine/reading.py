@@ -29,17 +29,24 @@ from cast_server.engine.taps import Taps
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What to keep of each position: the input of some layers (the number of layers is the output
-    of the last), the final norm's output, and the probabilities of some tokens to come next."""
+    of the last), the final norm's output, the probabilities of some tokens to come next, and how
+    likely each token was."""
 
     layers: tuple[int, ...] = ()
     is_normed: bool = False
     among: Tensor | None = None
+    has_logprobs: bool = True
+
+    @property
+    def needs_logits(self) -> bool:
+        return self.has_logprobs or self.among is not None
 
 
 @dataclass(slots=True)
 class Read:
     """float32 on the CPU. layers: [N, E] each, in the order of the wish. normed_NE and among_NI if
-    they were wished for. logprobs_P: [N - 1], natural, of each token after the first."""
+    they were wished for. logprobs_P: [N - 1], natural, of each token after the first, unless they
+    were not."""
 
     layers: list[Tensor] = field(default_factory=list)
     normed_NE: Tensor | None = None
@@ -71,7 +78,7 @@ class _Chunk:
     layers: list[Tensor]
     normed_CE: Tensor | None
     among_CI: Tensor | None
-    logprobs_C: Tensor
+    logprobs_C: Tensor | None
 
 
 @torch.inference_mode()
@@ -84,25 +91,30 @@ def _read_chunk(
 ) -> _Chunk:
     end = len(slots_L)
     with watching(runner.model, wish) as watched:
-        logits_CV = runner.forward(_batch(runner, token_ids[begin:end], slots_L))
+        num_logits = end - begin if wish.needs_logits else 0
+        logits_CV = runner.forward(_batch(runner, token_ids[begin:end], slots_L, num_logits))
     layers, normed = watched()
     logprobs_CV = logits_CV.log_softmax(-1)
     following = torch.tensor(token_ids[begin + 1 : end + 1], device=runner.device)
-    known_CV = logprobs_CV[: len(following)]
     among = wish.among
     return _Chunk(
         [_kept(hidden, end - begin) for hidden in layers],
         None if normed is None else _kept(normed, end - begin),
         None if among is None else logprobs_CV[:, among.to(runner.device)].exp().cpu(),
-        known_CV.gather(1, following[:, None])[:, 0].cpu(),
+        _of_tokens(logprobs_CV, following) if wish.has_logprobs else None,
     )
 
 
+def _of_tokens(logprobs_CV: Tensor, following: Tensor) -> Tensor:
+    known_CV = logprobs_CV[: len(following)]
+    return known_CV.gather(1, following[:, None])[:, 0].cpu()
+
+
 def _batch(
-    runner: ModelRunner, token_ids: Sequence[int], slots_L: NDArray[np.int64]
+    runner: ModelRunner, token_ids: Sequence[int], slots_L: NDArray[np.int64], num_logits: int
 ) -> ForwardBatch:
-    """The last tokens of a text whose other keys and values are there. Idle rows fill it up to
-    what is best for the device."""
+    """The last tokens of a text whose other keys and values are there; the first `num_logits` are
+    asked for theirs. Idle rows fill it up to what is best for the device."""
     num_rows, num_keys = len(token_ids), len(slots_L)
     num_idle = max(0, runner.min_rows - num_rows)
     rows = SequenceRows(slots_L, np.tri(num_rows, dtype=np.bool_), np.arange(num_rows))
@@ -113,7 +125,7 @@ def _batch(
         input_ids_N=torch.tensor([*token_ids, *[0] * num_idle], device=runner.device),
         position_ids_N=torch.from_numpy(positions_N).to(runner.device),
         slots_M=torch.from_numpy(slots_L[num_keys - num_rows :]).to(runner.device),
-        logit_rows=torch.arange(num_rows, device=runner.device),
+        logit_rows=torch.arange(num_logits, device=runner.device),
         plan=runner.backend.plan([rows], runner.device),
         kv_caches=runner.kv_caches,
         backend=runner.backend,
@@ -149,11 +161,12 @@ def _joined(chunks: Sequence[_Chunk], wish: Wish) -> Read:
     layers = [torch.cat(parts) for parts in zip(*(chunk.layers for chunk in chunks), strict=True)]
     normed = [chunk.normed_CE for chunk in chunks if chunk.normed_CE is not None]
     among = [chunk.among_CI for chunk in chunks if chunk.among_CI is not None]
+    logprobs = [chunk.logprobs_C for chunk in chunks if chunk.logprobs_C is not None]
     return Read(
         layers if wish.layers else [],
         torch.cat(normed) if normed else None,
         torch.cat(among) if among else None,
-        torch.cat([chunk.logprobs_C for chunk in chunks]),
+        torch.cat(logprobs) if logprobs else torch.empty(0),
     )
 
 

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.timings import Timings
+from cast_server.engine.trace import StepTrace
 from cast_server.errors import RequestError
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -19,6 +22,9 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch the filters off.
     `logprobs` is the number of alternatives reported beside each chosen token; None: no report.
+    `grammar`: what the answer is held to; it has the last word, also over `min_tokens`.
+    `prompt_logprobs` is the same for the prompt's own tokens; with it max_tokens may be 0, and the
+    request ends when its prompt is read.
     Penalties count generated tokens (presence, frequency) or prompt and generated (repetition).
 
     Raises `RequestError` with the offending field and value.
@@ -40,10 +46,14 @@ class SamplingParams:
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    grammar: Grammar | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         for name, low, high in _RANGES:
             value = getattr(self, name)
+            if name == "max_tokens" and value == 0 and self.prompt_logprobs is not None:
+                continue
             if not low <= value <= high:  # NaN fails every comparison
                 raise RequestError(f"{name} must be between {low} and {high}, got {value}.", name)
         if self.min_tokens > self.max_tokens:
@@ -51,11 +61,12 @@ class SamplingParams:
                 f"min_tokens ({self.min_tokens}) must not exceed max_tokens ({self.max_tokens}).",
                 "min_tokens",
             )
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise RequestError(
-                f"at most {MAX_LOGPROBS} top logprobs can be asked for, got {self.logprobs}.",
-                "logprobs",
-            )
+        for name in ("logprobs", "prompt_logprobs"):
+            count = getattr(self, name)
+            if count is not None and not 0 <= count <= MAX_LOGPROBS:
+                raise RequestError(
+                    f"at most {MAX_LOGPROBS} top logprobs can be asked for, got {count}.", name
+                )
         for token_id, bias in self.logit_bias.items():
             if not -100 <= bias <= 100:
                 raise RequestError(
@@ -95,11 +106,15 @@ class SpeculationParams:
     """A request's own wish for speculation; None leaves it to the server.
 
     `weight`: what a token of it is worth beside another request's, where they compete for rows.
+    `trace`: outputs tell what each step drafted and what became of it.
+    `per_step`: the statistics are to list the steps one by one.
     """
 
     policy: str | None = None
     max_draft_tokens: int | None = None
     weight: float = 1.0
+    trace: bool = False
+    per_step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,8 @@ class Request:
     `owner` is an opaque name for who sent it, such as the id of an API key; "" for nobody known.
     What is learned from one owner's requests helps no other's.
     is_background: gets a share of the time that others leave, or all of it where there are none.
+    deadline: `time.monotonic()` from which on nobody wants the answer any more.
+    `prediction`: tokens that the output is expected to resemble; they are drafted, never forced.
     """
 
     id: str
@@ -119,18 +136,22 @@ class Request:
     arrival_time: float = field(default_factory=time.monotonic)
     owner: str = ""
     is_background: bool = False
+    deadline: float | None = None
+    prediction: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """Log-probability (natural) of a chosen token under the model's own, unprocessed distribution.
 
-    `top` holds the most likely (token id, log-probability) pairs in falling order.
+    `top` holds the most likely (token id, log-probability) pairs in falling order. `rank` is 1 for
+    the likeliest token of all; it is told of a prompt's tokens only, else 0.
     """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +161,9 @@ class SpeculationStats:
     A step is one target pass in which the request decoded; `histogram[k]` counts the steps that
     accepted k draft tokens. Expected and accepted draft tokens, predicted and actual seconds of
     those steps (until the tokens were chosen) stand side by side. `policy` decided how far to
-    draft.
+    draft, at most `num_spec_tokens` a step. `drafted_by` and `accepted_by` count draft tokens by
+    their sources' numbers; behind a stop none is counted as accepted there. `per_step` has the
+    draft tokens and the accepted ones of each step, once the request has ended, if it asked.
     """
 
     num_spec_steps: int = 0
@@ -151,6 +174,10 @@ class SpeculationStats:
     predicted_seconds: float = 0.0
     seconds: float = 0.0
     policy: str = "off"
+    num_spec_tokens: int = 0
+    drafted_by: tuple[int, ...] = ()
+    accepted_by: tuple[int, ...] = ()
+    per_step: tuple[tuple[int, int], ...] = ()
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -165,13 +192,16 @@ class RequestOutput:
     """News of one request after one step. `text` and `new_token_ids` are what this step added.
 
     `text` may lag behind the tokens: it holds back half characters and possible stop strings.
-    The last output of a request has a `finish_reason`, and `speculation` and counts are complete.
+    The last output of a request has a `finish_reason` and, if it ever was in the engine, `timings`;
+    `speculation` and counts are complete. `steps` are empty unless the request asked for traces.
+    `prompt_logprobs` go on where those of the output before ended, from the prompt's second token.
     """
 
     request_id: str
     new_token_ids: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     error: RequestError | None = None
@@ -179,3 +209,5 @@ class RequestOutput:
     num_cached_tokens: int = 0
     num_output_tokens: int = 0
     speculation: SpeculationStats = SpeculationStats()
+    timings: Timings | None = None
+    steps: tuple[StepTrace, ...] = ()

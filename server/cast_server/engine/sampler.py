@@ -1,8 +1,9 @@
 """The target's choice at a position: every sampling parameter, then position-keyed noise.
 
-Order: repetition, presence and frequency penalties; logit bias; minimum length; temperature; top-k;
-top-p; min-p. Each is evaluated for the row's own prefix: the sequence's tokens and the path of its
-tree. Ties at the edge of top-k and top-p are all kept, so that the result depends on no sort order.
+Order: repetition, presence and frequency penalties; logit bias; minimum length; grammar;
+temperature; top-k; top-p; min-p. Each is evaluated for the row's own prefix: the sequence's tokens
+and the path of its tree. Ties at the edge of top-k and top-p are all kept, so that the result
+depends on no sort order.
 """
 
 from __future__ import annotations
@@ -85,19 +86,24 @@ def top_logprobs(logits_V: Tensor, token_id: int, count: int) -> TokenLogprob:
 def _is_plain(position: Position) -> bool:
     params = position.sequence.params
     too_short = position.index < params.min_tokens
-    return not (params.has_penalties or params.logit_bias or too_short)
+    is_free = params.grammar is None
+    return is_free and not (params.has_penalties or params.logit_bias or too_short)
 
 
 def _shape(logits_V: Tensor, position: Position) -> None:
-    """Penalties, bias and minimum length; in place."""
+    """Penalties, bias, minimum length and grammar; in place."""
     sequence, params = position.sequence, position.sequence.params
     if params.has_penalties:
         _penalise(logits_V, position)
     if params.logit_bias:
         ids = torch.tensor(list(params.logit_bias), device=logits_V.device)
         logits_V[ids] += torch.tensor(list(params.logit_bias.values()), device=logits_V.device)
-    if position.index < params.min_tokens and sequence.stop_ids:
-        logits_V[torch.tensor(sorted(sequence.stop_ids), device=logits_V.device)] = -torch.inf
+    too_early = sequence.stop_ids if position.index < params.min_tokens else frozenset()
+    if sequence.grammar is not None:
+        allowed_V = torch.from_numpy(sequence.grammar.allowed(position.path, too_early))
+        logits_V.masked_fill_(~allowed_V.to(logits_V.device), -torch.inf)
+    elif too_early:
+        logits_V[torch.tensor(sorted(too_early), device=logits_V.device)] = -torch.inf
 
 
 def _penalise(logits_V: Tensor, position: Position) -> None:

@@ -23,6 +23,14 @@ class Scheduled:
         """Whether the step computes the sequence's last token, and so chooses the next."""
         return self.num_tokens == self.sequence.num_pending
 
+    @property
+    def unread(self) -> range:
+        """Positions in the step whose logits are wanted for the prompt's log-probabilities: each
+        tells of the token behind it."""
+        sequence = self.sequence
+        end = min(sequence.num_computed + self.num_tokens, sequence.num_prompt - 1)
+        return range(max(sequence.num_computed, sequence.num_read), end)
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerLimits:
@@ -166,7 +174,7 @@ class Scheduler:
     def _will_be_cached(self, sequence: Sequence, coming: set[bytes]) -> bool:
         if not self.limits.prefix_caching or not coming:
             return False
-        reusable = (len(sequence.token_ids) - 1) // self.pool.block_size
+        reusable = sequence.num_reusable // self.pool.block_size
         return any(digest in coming for digest in sequence.digests(self.pool, reusable))
 
     def num_spare(self, chosen: Seq[Scheduled]) -> int:

@@ -8,29 +8,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cast_drafters.policy import Policy
+from cast_drafters.tree import SOURCES, DraftTree
 from cast_server.engine.block_pool import BlockPool, prefix_digest
 from cast_server.engine.detokenizer import TextStream
+from cast_server.engine.grammar_state import GrammarState
 from cast_server.engine.request import FinishReason, Request, SpeculationStats
+from cast_server.engine.timings import Stopwatch
 
 
 class Sequence:
     """Tokens `[0, num_computed)` have their keys and values in the cache; the rest is pending.
 
     A decoding sequence has one pending token, its last. `stop_ids` end it, from `min_tokens` on.
+    Of the prompt's tokens after the first, `num_read` need no log-probability any more.
     """
 
     def __init__(
-        self, request: Request, policy: Policy, stop_ids: frozenset[int], text: TextStream
+        self,
+        request: Request,
+        policy: Policy,
+        stop_ids: frozenset[int],
+        text: TextStream,
+        grammar: GrammarState | None = None,
     ) -> None:
         self.request = request
         self.params = request.params
+        self.watch = Stopwatch(request.arrival_time)
         self.policy = policy
         self.stop_ids = stop_ids
         self.text = text
+        self.grammar = grammar
         self.token_ids = list(request.prompt_token_ids)
         self.num_prompt = len(self.token_ids)
         self.num_computed = 0
         self.num_cached = 0
+        self.num_read = 0 if self.params.prompt_logprobs is not None else self.num_prompt - 1
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self.output_counts: Counter[int] = Counter()
@@ -40,6 +52,9 @@ class Sequence:
         self._drafted = 0
         self._expected = self._predicted = self._seconds = 0.0
         self._histogram: Counter[int] = Counter()
+        self._drafted_by_S = np.zeros(len(SOURCES), np.int64)
+        self._accepted_by_S = np.zeros(len(SOURCES), np.int64)
+        self._steps: list[tuple[int, int]] = []
 
     @property
     def id(self) -> str:
@@ -57,11 +72,21 @@ class Sequence:
     def is_decoding(self) -> bool:
         return self.num_pending == 1 and self.num_output > 0
 
+    @property
+    def num_reusable(self) -> int:
+        """Tokens at the beginning that nobody has to compute where their keys are cached: not the
+        last, which chooses the next, and none that a log-probability is still to be read from."""
+        is_read = self.num_read >= self.num_prompt - 1
+        return len(self.token_ids) - 1 if is_read else self.num_read
+
     # Tokens
 
     def append(self, token_ids: list[int]) -> tuple[list[int], str]:
         """Commits tokens up to the first stop. Returns those kept and the text that is now safe."""
         text = ""
+        if not self.params.max_tokens:
+            self.finish_reason = "length"  # it was to be read only
+            return [], text
         for kept, token_id in enumerate(token_ids, start=1):
             self.token_ids.append(token_id)
             self.output_counts[token_id] += 1
@@ -71,7 +96,8 @@ class Sequence:
         return token_ids, text
 
     def _read(self, token_id: int) -> str:
-        may_stop = self.num_output >= self.params.min_tokens
+        is_complete = self.grammar is not None and self.grammar.commit(token_id)
+        may_stop = is_complete or self.num_output >= self.params.min_tokens
         if may_stop and token_id in self.stop_ids:
             self.finish_reason = "stop"
             self.stop_reason = token_id if token_id in self.params.stop_token_ids else None
@@ -79,6 +105,8 @@ class Sequence:
         text, stop = self.text.push(token_id, may_stop)
         if stop is not None:
             self.finish_reason, self.stop_reason = "stop", stop
+        elif is_complete:
+            self.finish_reason = "stop"
         elif self.num_output >= self.params.max_tokens:
             self.finish_reason = "length"
         return text
@@ -92,6 +120,16 @@ class Sequence:
         self._expected += expected
         self._predicted += predicted
         self._seconds += seconds
+        if self.request.speculation.per_step:
+            self._steps.append((num_drafted, num_accepted))
+
+    def count_sources(self, tree: DraftTree, accepted: list[int]) -> None:
+        """Who had guessed the nodes of a verified tree, and those of them that are output now."""
+        if not len(tree):
+            return
+        sources_T = np.zeros(len(tree), np.int8) if tree.sources_T is None else tree.sources_T
+        self._drafted_by_S += np.bincount(sources_T, minlength=len(SOURCES))
+        self._accepted_by_S += np.bincount(sources_T[accepted], minlength=len(SOURCES))
 
     def speculation(self) -> SpeculationStats:
         counts = tuple(self._histogram[k] for k in range(max(self._histogram, default=0) + 1))
@@ -104,6 +142,10 @@ class Sequence:
             num_expected_draft_tokens=self._expected,
             predicted_seconds=self._predicted,
             seconds=self._seconds,
+            num_spec_tokens=self.policy.size,
+            drafted_by=tuple(self._drafted_by_S.tolist()),
+            accepted_by=tuple(self._accepted_by_S.tolist()),
+            per_step=tuple(self._steps) if self.finish_reason is not None else (),
         )
 
     # Place in the KV cache
@@ -119,11 +161,16 @@ class Sequence:
             self._adopt(pool, pool.allocate(missing))
 
     def share_prefix(self, pool: BlockPool) -> None:
-        """Starts from cached blocks; at least the last token is left to compute its logits."""
-        reusable = (len(self.token_ids) - 1) // pool.block_size
+        """Starts from cached blocks; tokens whose logits are wanted are left to compute."""
+        reusable = self.num_reusable // pool.block_size
         self._adopt(pool, pool.share(self.digests(pool, reusable)))
         self.num_computed = len(self.blocks) * pool.block_size
         self.num_cached = max(self.num_cached, min(self.num_computed, self.num_prompt))
+
+    def advance(self, num_tokens: int) -> None:
+        """So many more tokens are computed, and what is wanted of their logits has been read."""
+        self.num_computed += num_tokens
+        self.num_read = max(self.num_read, min(self.num_computed, self.num_prompt - 1))
 
     def publish_prefix(self, pool: BlockPool, computed_before: int) -> None:
         """Makes the blocks that have become full since then available to others."""

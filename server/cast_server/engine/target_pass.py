@@ -20,7 +20,8 @@ from cast_server.engine.verifier import Walk, begin_walks, moves, walk_on
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """The walks of all sequences that choose a token, in order, and the logits of their rows.
+    """The walks of all sequences that choose a token, in order, and the logits of their rows; then
+    those of the rows that prompts are read from, and on a device those of padding.
 
     Accepted keys and values are in their places. `seconds`: what the pass took.
     """
@@ -28,6 +29,11 @@ class Verified:
     walks: list[Walk]
     logits_RV: Tensor
     seconds: float
+
+    @property
+    def read_logits_RV(self) -> Tensor:
+        """The logits of no walk."""
+        return self.logits_RV[sum(1 + len(walk.tree) for walk in self.walks) :]
 
 
 class TargetPass(Protocol):

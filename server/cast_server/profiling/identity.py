@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from cast_drafters.eagle.drafter import EagleDrafter
+from cast_kernels.backend import Backend
 from cast_kernels.linear import WideLinear
 from cast_profiler.device import device_name
 from cast_profiler.fingerprint import Fingerprint, digest, package_versions
@@ -20,15 +22,37 @@ from cast_server.engine.core import EngineCore
 def fingerprint_of(core: EngineCore, config: EngineConfig) -> Fingerprint:
     """Of the engine that `config` has made."""
     runner = core.runner
-    return Fingerprint(
-        device=device_name(runner.device),
-        threads=torch.get_num_threads() if runner.device.type == "cpu" else 0,
-        model=Path(config.model).expanduser().resolve().name,
-        shape=digest(_describe(runner.model.config)),
-        dtype=str(runner.dtype).removeprefix("torch."),
-        backend=_backend(core),
+    return make_fingerprint(
+        config.model,
+        runner.model.config,
+        dtype=runner.dtype,
+        device=runner.device,
+        backend=backend_text(runner.backend, core.target.buckets, level_buckets(core)),
         drafter=core.drafter.name,
         head=_head(core, config),
+    )
+
+
+def make_fingerprint(
+    model: str,
+    model_config: Any,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    backend: str,
+    drafter: str,
+    head: str,
+) -> Fingerprint:
+    """`model` as `--model` names it; `backend` of `backend_text`."""
+    return Fingerprint(
+        device=device_name(device),
+        threads=torch.get_num_threads() if device.type == "cpu" else 0,
+        model=Path(model).expanduser().resolve().name,
+        shape=digest(_describe(model_config)),
+        dtype=str(dtype).removeprefix("torch."),
+        backend=backend,
+        drafter=drafter,
+        head=head,
         versions=package_versions(),
     )
 
@@ -60,11 +84,10 @@ def level_buckets(core: EngineCore) -> tuple[int, ...]:
     return drafter.passes.buckets if isinstance(drafter, EagleDrafter) else ()
 
 
-def _backend(core: EngineCore) -> str:
-    """What attention is made of, and what passes are padded to."""
-    name = core.runner.backend.name
-    parts = ["sdpa" if name == "torch" else name]
-    for kind, buckets in (("rows", core.target.buckets), ("draft rows", level_buckets(core))):
+def backend_text(backend: Backend, rows: Sequence[int], draft_rows: Sequence[int]) -> str:
+    """What attention is made of, and what passes are padded to, if they are."""
+    parts = ["sdpa" if backend.name == "torch" else backend.name]
+    for kind, buckets in (("rows", rows), ("draft rows", draft_rows)):
         if buckets:
             parts.append(f"{kind} {' '.join(map(str, buckets))}")
     return ", ".join(parts)

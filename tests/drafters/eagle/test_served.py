@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plain_head as plain
 import pytest
@@ -289,3 +291,38 @@ def test_accepted_rows_are_found_where_they_were_moved_to() -> None:
     drafter.move(torch.from_numpy(elsewhere), torch.from_numpy(one.slots[8:11]))
     [tree] = drafter.propose([context(one)])
     assert_root(drafter, right, one, 12, tree)
+
+
+@pytest.mark.parametrize("missing", [1, 8, 9, 40])
+def test_rows_far_behind_are_remembered_without_attention(missing, monkeypatch) -> None:
+    batch = sequences([50, 30])
+    drafter, right = make_drafter()
+    for i, (one, left) in enumerate(zip(batch, (missing, 1), strict=True)):
+        known = len(one.tokens) - left
+        show(drafter, one, 0, known - 1)
+        drafter.propose([context(one, str(i), known)])
+        show(drafter, one, known - 1, len(one.tokens) - 1)
+    rows: list[int] = []
+    attend = drafter.head.backend.tree_attention
+
+    def counting(q, *args, **options):
+        rows.append(len(q))
+        return attend(q, *args, **options)
+
+    backend = replace(drafter.head.backend, tree_attention=counting)
+    monkeypatch.setattr(drafter.head, "backend", backend)
+    trees = drafter.propose([context(one, str(i)) for i, one in enumerate(batch)])
+    assert rows[0] == (missing if missing <= 8 else 1) + 1
+    for one, tree in zip(batch, trees, strict=True):
+        assert_root(drafter, right, one, len(one.tokens), tree)
+
+
+def test_work_of_catching_up_grows_with_what_is_remembered() -> None:
+    [one] = sequences([60])
+    drafter, _ = make_drafter()
+    show(drafter, one, 0, 59)
+    catching_up = drafter._catching_up
+    works = [catching_up.work(context(one, length=length)) for length in range(2, 60)]
+    assert works[:7] == [1, 2, 3, 4, 5, 6, 7]
+    assert works[8:] == sorted(works[8:])
+    assert works[-1] < 58

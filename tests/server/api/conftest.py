@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx2
@@ -19,6 +20,9 @@ from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.grammars import Grammars
+from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import Meter, SpeculationReport
 from cast_server.engine.request import Request, RequestOutput, SpeculationStats, TokenLogprob
 from cast_server.errors import RequestError
@@ -56,6 +60,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.tokenizer = byte_level_tokenizer()
+        self.grammars = Grammars(self.tokenizer, self.vocab_size, frozenset({256}))
         self.reset()
 
     def reset(self) -> None:
@@ -67,6 +72,12 @@ class FakeEngine:
 
     def report(self) -> SpeculationReport:
         return Meter().report(math.nan, 1.0)
+
+    def figures(self) -> Figures:
+        return Figures(Ledger(), "ngram", self.report(), 0, 0, 0, 0, 0.0)
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        self.grammars.check(grammar)
 
     def check(self, request: Request) -> None:
         if self.refusal is not None:
@@ -153,23 +164,48 @@ class FakeEngine:
         return script
 
 
-@pytest.fixture(scope="session")
-def address() -> Iterator[tuple[str, int, FakeEngine]]:
-    engine = FakeEngine()
+@contextmanager
+def running(engine: FakeEngine, config: HttpConfig) -> Iterator[tuple[str, int]]:
+    """A server's host and port, while it runs."""
     # asyncio switches Nagle's delays off only where the protocol is spelled out
     sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     sock.bind(("127.0.0.1", 0))
-    app = create_app(engine, HttpConfig())
+    app = create_app(engine, config)
     server = uvicorn.Server(
         uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:
-        yield "127.0.0.1", sock.getsockname()[1], engine
+        yield "127.0.0.1", sock.getsockname()[1]
     finally:
         server.should_exit = True
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[tuple[str, int, FakeEngine]]:
+    engine = FakeEngine()
+    with running(engine, HttpConfig()) as (host, port):
+        yield host, port, engine
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., tuple[openai.OpenAI, FakeEngine]]]:
+    """Starts a server of its own for a model with this chat template and these special tokens."""
+    with ExitStack() as stack:
+
+        def start(template: str, *special: str, **config: Any) -> tuple[openai.OpenAI, FakeEngine]:
+            engine = FakeEngine()
+            engine.max_model_len = 10_000  # definitions of tools are long, a byte a token
+            engine.tokenizer.chat_template = template
+            engine.tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+            host, port = stack.enter_context(running(engine, HttpConfig(**config)))
+            options = {"api_key": "any", "max_retries": 0, "timeout": 10}
+            client = openai.OpenAI(base_url=f"http://{host}:{port}/v1", **options)
+            return stack.enter_context(client), engine
+
+        yield start
 
 
 @pytest.fixture

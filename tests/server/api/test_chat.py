@@ -70,6 +70,23 @@ def test_a_last_message_of_the_assistant_is_followed_by_a_new_one(client, engine
     assert prompt_text(engine).endswith("<assistant>ho<|end|><assistant>")
 
 
+def test_a_last_message_of_the_assistant_may_be_continued(client, engine) -> None:
+    messages = [USER, {"role": "assistant", "content": "ho, "}]
+    ask(client, messages=messages, extra_body={"continue_final_message": True})
+    assert prompt_text(engine).endswith("<user>hi<|end|><assistant>ho, ")
+
+
+def test_only_the_assistants_words_can_be_continued(client) -> None:
+    for messages in ([USER], [USER, {"role": "assistant", "content": ""}]):
+        with pytest.raises(openai.BadRequestError, match="last message of the assistant"):
+            ask(client, messages=messages, extra_body={"continue_final_message": True})
+
+
+def test_the_beginning_of_the_answer_may_be_left_out(client, engine) -> None:
+    ask(client, extra_body={"add_generation_prompt": False})
+    assert prompt_text(engine) == "<user>hi<|end|>"
+
+
 def test_developer_is_the_system_role(client, engine) -> None:
     ask(client, messages=[{"role": "developer", "content": "be brief"}, USER])
     assert prompt_text(engine).startswith("<system>be brief")
@@ -108,7 +125,7 @@ def test_speculation_metrics_are_summed_over_choices(client, engine) -> None:
         first = engine.copy_of(request) == 0
         stats = SpeculationStats(1, 2, 1, (0, 1), 0.5, 0.25, 0.125, "cast:32")
         if first:
-            stats = SpeculationStats(4, 8, 2, (3, 0, 1), 2.25, 1.0, 1.5, "cast:32")
+            stats = SpeculationStats(4, 8, 2, (3, 0, 1), 2.25, 1.0, 1.5, "cast:32", 3)
         return engine.saying("x", speculation=stats)(request)
 
     engine.script = script
@@ -119,11 +136,13 @@ def test_speculation_metrics_are_summed_over_choices(client, engine) -> None:
         "num_accepted_draft_tokens": 3,
         "mean_acceptance_length": 1.6,
         "draft_acceptance_rate": 0.3,
-        "acceptance_histogram": [3, 1, 1],
+        "acceptance_histogram": [3, 1, 1, 0],
         "num_expected_draft_tokens": 2.75,
         "predicted_seconds": 1.25,
         "seconds": 1.625,
         "policy": "cast:32",
+        "num_spec_tokens": 3,
+        "sources": {},
     }
 
 

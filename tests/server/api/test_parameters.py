@@ -138,17 +138,15 @@ def test_wrong_value_is_refused_by_name(http, engine, path, field, value) -> Non
     ("path", "field", "value"),
     [
         (TEXT, "suffix", "end"),
-        (TEXT, "echo", True),
-        (TEXT, "best_of", 2),
-        (TEXT, "prompt_logprobs", 1),
-        (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
-        (CHAT, "tool_choice", "auto"),
+        (CHAT, "echo", True),
+        (CHAT, "best_of", 2),
+        (TEXT, "tools", [{"type": "function", "function": {"name": "f"}}]),
+        (TEXT, "tool_choice", "auto"),
+        (TEXT, "chat_template_kwargs", {"enable_thinking": False}),
         (CHAT, "functions", [{"name": "f"}]),
-        (CHAT, "response_format", {"type": "json_object"}),
-        (CHAT, "prediction", {"type": "content", "content": "x"}),
+        (CHAT, "function_call", "auto"),
         (CHAT, "audio", {"voice": "x"}),
         (CHAT, "modalities", ["audio"]),
-        (CHAT, "chat_template_kwargs", {"enable_thinking": False}),
     ],
 )
 def test_field_that_would_change_the_answer_is_refused(http, path, field, value) -> None:

@@ -133,13 +133,14 @@ async def delete_evaluation(evaluation_id: str, evaluations: EvaluationsDep) -> 
 
 
 async def stream_events(
-    evaluation_id: str, evaluations: EvaluationsDep, last_event_id: _LastEvent = 0
+    evaluation_id: str, evaluations: EvaluationsDep, http: Request, last_event_id: _LastEvent = 0
 ) -> Response:
     """News as server-sent events, from the beginning or behind Last-Event-ID, until the end."""
     job = evaluations.find(evaluation_id)
     if job.status.is_final and not evaluations.events(job.id, last_event_id):
         return Response(status_code=204)  # which tells clients not to come back
-    return EventStream(evaluation_events(evaluations, job.id, last_event_id))
+    lifecycle = http.app.state.lifecycle
+    return EventStream(evaluation_events(evaluations, job.id, last_event_id, lifecycle))
 
 
 async def retrieve_results(

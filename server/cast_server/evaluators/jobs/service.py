@@ -161,6 +161,14 @@ class Evaluations:
         queued = [one.id for one in self._journal.unfinished() if one.status is Status.QUEUED]
         return queued.index(job.id) + 1
 
+    def unfinished(self) -> dict[str, int]:
+        """How many have not ended, by status."""
+        jobs = [self._worker.current(job) for job in self._journal.unfinished()]
+        return {
+            str(status): sum(job.status is status for job in jobs)
+            for status in (Status.QUEUED, Status.IN_PROGRESS, Status.CANCELING)
+        }
+
     def page(
         self, limit: int, after: str | None, status: str | None, evaluator: str | None
     ) -> list[Job]:

@@ -366,3 +366,22 @@ def test_nothing_that_is_sent_is_nan(client) -> None:
     item = body["data"][1]
     assert (item["status"], item["error"]["code"]) == ("errored", "not_finite")
     assert "odd is not finite" in item["error"]["message"]
+
+
+def test_evaluations_under_way_are_counted_for_prometheus(client, subject) -> None:
+    def counts() -> dict[str, float]:
+        lines = [one.split() for one in client.get("/metrics").text.splitlines()]
+        return {
+            line[0].split('"')[1]: float(line[1])
+            for line in lines
+            if line[0].startswith("castserve_evaluations{")
+        }
+
+    assert counts() == {"queued": 0, "in_progress": 0, "canceling": 0}
+    subject.held = {"generate"}
+    first, second = (client.create(input=["a"]) for _ in range(2))
+    client.until(first, lambda job: job["status"] == "in_progress")
+    assert counts() == {"queued": 1, "in_progress": 1, "canceling": 0}
+    subject.held = set()
+    client.end(second)
+    assert counts() == {"queued": 0, "in_progress": 0, "canceling": 0}
