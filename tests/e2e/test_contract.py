@@ -79,9 +79,7 @@ def test_05_choices_appear_in_their_order(client) -> None:
     with client.chat.completions.stream(**many) as stream:
         final = stream.get_final_completion()
     whole = client.chat.completions.create(**many)
-    assert [c.message.content for c in final.choices] == [
-        c.message.content for c in whole.choices
-    ]
+    assert [c.message.content for c in final.choices] == [c.message.content for c in whole.choices]
 
 
 def test_06_each_choice_ends_once_and_for_its_own_reason(client) -> None:
@@ -228,7 +226,7 @@ def test_17_users_errors_are_not_sent_again(server) -> None:
 
 def test_19_every_answer_has_a_request_id(client, http) -> None:
     own = {"x-request-id": "my-own-id"}
-    assert client.chat.completions.create(**CHAT, extra_headers=own)._request_id == "my-own-id"  # noqa: SLF001
+    assert client.chat.completions.create(**CHAT, extra_headers=own)._request_id == "my-own-id"
     with pytest.raises(openai.BadRequestError) as error:
         client.chat.completions.create(**CHAT | {"top_p": 7})
     assert error.value.request_id

@@ -24,6 +24,10 @@ class Engine(Protocol):
         """Most tokens of prompt and completion together."""
 
     @property
+    def fingerprint(self) -> str:
+        """What answers depend on beside the request, in short."""
+
+    @property
     def vocab_size(self) -> int:
         """Token ids are below this."""
 

@@ -36,6 +36,7 @@ class Header:
 
     id: str
     model: str
+    fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -119,6 +120,7 @@ class ChatFormat:
             object="chat.completion",
             created=self._header.created,
             model=self._header.model,
+            system_fingerprint=self._header.fingerprint,
             choices=[self._finished(index, choice) for index, choice in enumerate(choices)],
         )
         if self._num_read is not None:
@@ -156,6 +158,7 @@ class ChatFormat:
             object="chat.completion.chunk",
             created=self._header.created,
             model=self._header.model,
+            system_fingerprint=self._header.fingerprint,
             choices=list(choices),
         )
 
@@ -251,6 +254,7 @@ class CompletionFormat:
             object="text_completion",
             created=self._header.created,
             model=self._header.model,
+            system_fingerprint=self._header.fingerprint,
             choices=choices,
         )
 

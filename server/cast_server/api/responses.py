@@ -214,6 +214,7 @@ class _Answer(BaseModel):
     id: str
     created: int
     model: str
+    system_fingerprint: str
     usage: Usage | None = None
     metrics: Metrics | None = None
     speculation: SpeculationTrace | None = None

@@ -15,12 +15,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
 from cast_server.engine.embedding import embed
+from cast_server.engine.fingerprint import system_fingerprint
 from cast_server.engine.grammar import Grammar
 from cast_server.engine.ledger import Figures
 from cast_server.engine.meter import SpeculationReport
@@ -89,6 +90,10 @@ class AsyncEngine:
         """Tokens of prompt and completion together, bounded by the model and by the KV cache."""
         pool = self._core.scheduler.pool
         return min(self._core.scheduler.limits.max_model_len, pool.num_blocks * pool.block_size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return system_fingerprint(self._core)
 
     @property
     def vocab_size(self) -> int:

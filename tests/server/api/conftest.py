@@ -53,6 +53,7 @@ class FakeEngine:
     """Plays a script for each request, and notes what it was asked and what was aborted."""
 
     model_name = "org/tiny"
+    fingerprint = "fp_0123456789ab"
     max_model_len = 100
     vocab_size = 257
     policies = ("off", "chain", "tree")

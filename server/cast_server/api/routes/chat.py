@@ -50,7 +50,7 @@ async def create_chat_completion(
     changes = dialect.sampling_changes(body.offer)
     group = chat_requests(engine, body, prompt, changes).expecting(prediction)
     form = ChatFormat(
-        Header(group.id, engine.model_name),
+        Header(group.id, engine.model_name, engine.fingerprint),
         texts,
         with_logprobs=body.logprobs,
         make_reader=_reader(body, dialect),

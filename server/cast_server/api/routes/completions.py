@@ -35,7 +35,7 @@ async def create_completion(
         prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
     )
     group = completion_requests(engine, body, prompts).expecting(prediction)
-    header = Header(group.id, engine.model_name)
+    header = Header(group.id, engine.model_name, engine.fingerprint)
     form = CompletionFormat(
         header,
         texts,
