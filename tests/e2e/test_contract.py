@@ -19,7 +19,7 @@ from e2e.serving import MODEL
 QUESTION = [{"role": "user", "content": "Name three colours."}]
 CHAT = {"model": MODEL, "messages": QUESTION, "temperature": 0, "max_tokens": 24}
 TEXT = {"model": MODEL, "prompt": "The sea is", "temperature": 0, "max_tokens": 24}
-# A rate at which several tokens are accepted in one step, so that blocks hold stops in their middle.
+# So likely to go on that several tokens are accepted in one step, with stops in their middle.
 REPEATING = "one two three four five six. " * 6
 
 
@@ -218,10 +218,23 @@ def test_16_a_request_that_is_too_long_says_so_in_known_words(client) -> None:
 def test_17_users_errors_are_not_sent_again(server) -> None:
     sent = []
     transport = httpx2.Client(event_hooks={"request": [sent.append]})
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", http_client=transport) as client:
-        with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(**CHAT | {"top_p": 7})
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="-", http_client=transport)
+    with client, pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(**CHAT | {"top_p": 7})
     assert len(sent) == 1
+
+
+def test_18_a_failure_in_mid_stream_is_an_event_before_done(client, http) -> None:
+    hasty = TEXT | {"max_tokens": 900, "ignore_eos": True, "timeout": 0.5}
+    *_, failure, done = events(http, "/v1/completions", hasty)
+    error = json.loads(failure.removeprefix("data: "))["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert done == "data: [DONE]"
+    extra = {"timeout": 0.5, "ignore_eos": True}
+    stream = client.completions.create(**TEXT | {"max_tokens": 900}, stream=True, extra_body=extra)
+    with pytest.raises(openai.APIError) as cut:
+        list(stream)
+    assert cut.value.message == error["message"]
 
 
 def test_19_every_answer_has_a_request_id(client, http) -> None:
@@ -295,9 +308,9 @@ def test_23_contents_and_roles_have_many_forms(client) -> None:
     ):
         answer = client.chat.completions.create(**CHAT | {"messages": messages})
         assert answer.choices[0].message.content
+    picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
+    messages = [{"role": "user", "content": picture}]
     with pytest.raises(openai.BadRequestError) as image:
-        picture = [{"type": "image_url", "image_url": {"url": "data:,"}}]
-        messages = [{"role": "user", "content": picture}]
         client.chat.completions.create(**CHAT | {"messages": messages})
     assert image.value.param.startswith("messages")
 
