@@ -110,6 +110,7 @@ class HttpSide:
             server.should_exit = True
             await answering
             watching.cancel()
+            await _cut_all(server)
 
     async def _serve_model(self) -> None:
         try:
@@ -160,6 +161,14 @@ class _Uvicorn(uvicorn.Server):
         for sock in sockets or ():
             # asyncio takes one number for how many may wait and how many are accepted in a row
             sock.listen(BACKLOG)
+
+
+async def _cut_all(server: uvicorn.Server) -> None:
+    """Of clients that do not take the rest of their answers."""
+    for connection in tuple(server.server_state.connections):
+        assert isinstance(connection, GuardedProtocol)
+        connection.cut()
+    await asyncio.sleep(0)  # the loop closes them in its next turn
 
 
 async def _within(seconds: float, event: asyncio.Event) -> bool:
