@@ -81,8 +81,8 @@ class Page {
     });
     if (error && !run.text) answer.remove();
     if (run.text || !error) {
-      const how = { stop: "", length: "cut at the most tokens" }[run.finish] ?? "stopped";
-      answer.finish(run, how);
+      const how = { length: "cut at the most tokens" }[run.finish] ?? "";
+      answer.finish(run, run.finish === null ? "stopped" : how);
       answer.article.addEventListener("click", (event) => this.#jump(event, run));
       this.history.push({ role: "assistant", content: run.text });
     }
