@@ -40,7 +40,7 @@ from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.evaluators.registry import EVALUATORS
 from cast_server.evaluators.subject import Subject
 from cast_server.evaluators.subjects.building import served_subject
-from cast_server.machine import find_device, memory_of
+from cast_server.machine import find_device, memory_of, return_freed_memory
 from cast_server.memory_plan import MemoryPlan, plan_memory
 from cast_server.model_files import ModelFiles, cache_root, load_model, resolve_model
 from cast_server.outline import DTYPES, read_outline
@@ -73,6 +73,7 @@ def build_engine(
     planned = config.model_copy(update={"kv_cache_tokens": plan.kv_tokens})
     core = build_core(planned, model, tokenizer)
     prepare(core, config)
+    return_freed_memory()
     return AsyncEngine(
         core,
         served_name or files.name,

@@ -22,7 +22,7 @@ from cast_profiler.fingerprint import digest
 from cast_server.config import EngineConfig
 from cast_server.errors import ConfigError
 from cast_server.model_files import ModelFiles
-from cast_server.outline import Outline, read_outline, widens_on
+from cast_server.outline import Outline, read_outline
 from cast_server.step_limits import kv_token_bytes
 
 
@@ -78,7 +78,7 @@ def _eagle(config: EngineConfig, target: Outline, device: torch.device) -> Draft
     shape = TargetShape(width, rows, target.text_config.num_hidden_layers)
     head, tensors = read_head(directory, shape)
     store = directory / STORE_FILE
-    size = head_bytes(head, tensors, target.dtype, widens_on(device, target.dtype))
+    size = head_bytes(head, tensors, target.dtype, device)
     return DraftOutline(
         name="eagle",
         text=f"EAGLE-{head.version} head in {directory}, {head.draft_vocab_size} draft tokens",

@@ -54,6 +54,8 @@ def _plan_lines(plan: MemoryPlan) -> Iterator[str]:
     for item in plan.items:
         yield f"  {size_text(item.num_bytes):>14}  {item.name:<17}{item.text}"
     yield f"  {size_text(plan.total):>14}  {'all':<17}{_share(plan, plan.total)} of what is free"
+    if memory.resident:
+        yield f"  {size_text(memory.resident):>14}  {'taken before':<17}by Python and its libraries"
 
 
 def _plan_document(plan: MemoryPlan) -> dict[str, object]:
@@ -64,6 +66,7 @@ def _plan_document(plan: MemoryPlan) -> dict[str, object]:
         "total_bytes": plan.total,
         "free_bytes": memory.free if memory.is_known else None,
         "machine_bytes": memory.total if memory.is_known else None,
+        "resident_bytes": memory.resident,
         "kv_cache_tokens": plan.kv_tokens,
         "kv_bytes_per_token": plan.kv_token_bytes,
     }

@@ -70,7 +70,7 @@ def load_model(
 
     Raises `UnsupportedModelError` for what is no causal language model, `ConfigError` for the rest.
     """
-    with _quiet_transformers():
+    with quiet_transformers():
         if files.gguf_file is None:
             return _read(files.directory, dtype)
         return _load_gguf(files, dtype)
@@ -79,14 +79,14 @@ def load_model(
 def load_config(files: ModelFiles) -> PreTrainedConfig:
     """The model's configuration alone. Raises `ConfigError` as `load_model` would."""
     directory, where = _place(files)
-    with _quiet_transformers():
+    with quiet_transformers():
         return _read_config(directory, where)
 
 
 def load_tokenizer(files: ModelFiles) -> PreTrainedTokenizerBase:
     """The tokenizer alone. Raises `ConfigError` as `load_model` would."""
     directory, where = _place(files)
-    with _quiet_transformers(), _blaming(directory, where):
+    with quiet_transformers(), _blaming(directory, where):
         return _read_tokenizer(directory, where)
 
 
@@ -286,7 +286,7 @@ def _leave_prompts_whole(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Leaves the console to our own lines while a model loads."""
     from transformers.utils import logging as hf_logging
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
-from cast_kernels.linear import widens_halves
+from cast_kernels.linear import can_widen, wide_bytes
+from cast_server.engine.fusion import is_fusable
 from cast_server.errors import ConfigError
-from cast_server.model_files import ModelFiles, load_config
+from cast_server.model_files import ModelFiles, load_config, quiet_transformers
 
 DTYPES: Final = {
     "auto": torch.bfloat16,
@@ -38,14 +41,20 @@ class Outline:
         return sum(one.numel() for one in self.model.parameters())
 
     def weight_bytes(self, device: torch.device) -> int:
-        """In memory once they are served: output rows may be wider, and are then no longer tied."""
+        """In memory once they are served: as `ModelRunner` packs them, output rows on their own."""
         head = self.model.get_output_embeddings()
-        if head is None:
-            return self.num_weights * self.dtype.itemsize
-        tied = self.model.get_input_embeddings().weight is head.weight
-        rest = self.num_weights - (0 if tied else head.weight.numel())
-        width = 2 if widens_on(device, self.dtype) else 4
-        return rest * self.dtype.itemsize + head.weight.numel() * width
+        wide = {head, *(self._fused_linears() if can_widen(self.dtype, device) else ())}
+        return sum(
+            wide_bytes(module.weight.shape, self.dtype, device)
+            if module in wide
+            else sum(one.numel() for one in module.parameters(recurse=False)) * self.dtype.itemsize
+            for module in self.model.modules()
+        )
+
+    def _fused_linears(self) -> Iterator[nn.Module]:
+        for layer in self.model.modules():
+            if is_fusable(layer):
+                yield from (part for part in layer.modules() if type(part) is nn.Linear)
 
 
 def read_outline(files: ModelFiles, dtype: torch.dtype) -> Outline:
@@ -60,13 +69,8 @@ def empty_model(config: Any, dtype: torch.dtype, directory: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with torch.device("meta"):
+        with quiet_transformers(), torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=dtype)
     except Exception as error:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ConfigError(f"The model in {directory} cannot be built: {reason}") from error
-
-
-def widens_on(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether products of such weights are taken in float32 there, unless they are huge."""
-    return device.type == "cpu" and widens_halves(torch.zeros((1, 1), dtype=dtype))

@@ -8,11 +8,11 @@
 
 On a CPU oneDNN reorders bfloat16 and float32 weights into its own blocked layout, which saves the
 reordering in every call; elsewhere the weights stay as they are. On x86 FBGEMM multiplies float32
-rows by float16 or int8 weights.
+rows by float16 or int8 weights. `can_widen` and `wide_bytes` tell of shapes what it comes to.
 """
 
 from cast_kernels.linear.narrow import NarrowLinear
 from cast_kernels.linear.packed import PackedLinear
-from cast_kernels.linear.wide import WideLinear, widens_halves
+from cast_kernels.linear.wide import WideLinear, can_widen, wide_bytes, widens_halves
 
-__all__ = ["NarrowLinear", "PackedLinear", "WideLinear", "widens_halves"]
+__all__ = ["NarrowLinear", "PackedLinear", "WideLinear", "can_widen", "wide_bytes", "widens_halves"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cast_kernels.linear.packed import PackedLinear
 
 _HALF_STEP: Final = 2.0**-24  # between neighbouring float16 numbers around zero
+_BLOCK: Final = 512  # columns that FBGEMM lays out together, the last ones filled up
 
 
 class WideLinear(nn.Module):
@@ -37,9 +38,23 @@ class WideLinear(nn.Module):
 def widens_halves(weight_OE: Tensor) -> bool:
     """Whether float32 rows take no longer than rows of the weights' own type, and any number of
     rows gives the same results to the bit."""
-    is_half = weight_OE.dtype in (torch.bfloat16, torch.float16)
-    has_fbgemm = "fbgemm" in torch.backends.quantized.supported_engines
-    return is_half and weight_OE.device.type == "cpu" and has_fbgemm and _fits_half(weight_OE)
+    return can_widen(weight_OE.dtype, weight_OE.device) and _fits_half(weight_OE)
+
+
+def can_widen(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether `widens_halves` holds of usual weights there, which are not huge."""
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return (
+        is_half and device.type == "cpu" and "fbgemm" in torch.backends.quantized.supported_engines
+    )
+
+
+def wide_bytes(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> int:
+    """What a `WideLinear` of usual weights [O, E] keeps them in."""
+    rows, columns = shape
+    if not can_widen(dtype, device):
+        return 4 * rows * columns
+    return 2 * rows * (-(-columns // _BLOCK) * _BLOCK)
 
 
 def _fits_half(weight: Tensor) -> bool:

@@ -129,7 +129,7 @@ def fuse_layers(model: nn.Module) -> int:
     fused = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if _is_fusable(child):
+            if is_fusable(child):
                 setattr(parent, name, FusedDecoderLayer(child))
                 fused += 1
     return fused
@@ -150,7 +150,8 @@ def pack_linears(model: nn.Module) -> None:
                 setattr(parent, name, PackedLinear(child.weight, child.bias))
 
 
-def _is_fusable(layer: Any) -> bool:
+def is_fusable(layer: Any) -> bool:
+    """Whether `fuse_layers` would replace it."""
     parts: dict[str, Any] = dict(layer.named_children())
     if set(parts) != _LAYER_PARTS or not hasattr(parts["self_attn"], "layer_idx"):
         return False
