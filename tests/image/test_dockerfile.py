@@ -6,16 +6,23 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import tarfile
+import tempfile
 import time
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("/opt/castserve", "/src", "/var/cache/castserve")
-START_SECONDS = 240
+FOLDERS = ("/opt/castserve", "/src", "/var/cache/castserve", "/home/castserve")
+# As the health check has it: within the start period, failures do not count.
+START_SECONDS = 120
+USER = 1000
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -39,6 +46,18 @@ def stages() -> dict[str, list[tuple[str, str]]]:
     return found
 
 
+def variables(stage: str) -> dict[str, str]:
+    """What ENV sets in it."""
+    lines = " ".join(rest for name, rest in stages()[stage] if name == "ENV")
+    return dict(re.findall(r'(\w+)="?([^\s"]*)"?', lines))
+
+
+def kept() -> list[str]:
+    """What of the repository gets into the build."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    return [line[1:] for line in lines if line.startswith("!")]
+
+
 def test_lint() -> None:
     linter = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(
@@ -50,56 +69,73 @@ def test_lint() -> None:
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_images_run_as_nobody_special_and_tell_their_health(name) -> None:
     stage = dict(stages()[name])
-    assert stage["USER"] == "1000"
+    assert stage["USER"] == str(USER)
     assert stage["STOPSIGNAL"] == "SIGTERM"
     assert "/health" in stage["HEALTHCHECK"]
-    assert json.loads(stage["ENTRYPOINT"])[0] == "cast-serve"
+    assert f"--start-period={START_SECONDS}s" in stage["HEALTHCHECK"]
+    assert json.loads(stage["ENTRYPOINT"]) == ["cast-serve"]
+    assert variables(name)["CASTSERVE_HOST"] == "0.0.0.0"
+    assert variables(name)["CASTSERVE_PORT"] == stage["EXPOSE"]
     assert list(stages())[-1] == "cpu"  # what is built if no target is named
 
 
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_all_caches_are_in_the_one_volume(name) -> None:
+    volume = dict(stages()[name])["VOLUME"]
+    caches = {key: x for key, x in variables(name).items() if key.endswith(("_CACHE", "_DIR"))}
+    assert set(caches) == {"CASTSERVE_CACHE", "TRITON_CACHE_DIR"}
+    assert all(path.startswith(volume) for path in caches.values())
+
+
+def test_the_served_image_is_slim_and_holds_no_sources() -> None:
+    bases = {rest.partition(" AS ")[2]: rest for name, rest in instructions() if name == "FROM"}
+    assert bases["serve"].startswith("python:${PYTHON}-slim ")
+    for name in ("cpu", "cuda"):
+        copies = [rest for step, rest in stages()[name] if step == "COPY"]
+        assert copies == [f"--from=build-{name} /opt/castserve /opt/castserve"]
+
+
 def test_what_is_copied_is_all_that_is_needed() -> None:
-    kept = {x[1:] for x in (ROOT / ".dockerignore").read_text().splitlines() if x[:1] == "!"}
-    assert all((ROOT / name).exists() for name in kept)
+    assert all((ROOT / name).exists() for name in kept())
     packages = re.search(r"^where = (.*)$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert packages is not None
-    assert set(json.loads(packages[1])) | {"pyproject.toml", "README.md", "LICENSE"} == kept
+    assert set(json.loads(packages[1])) | {"pyproject.toml", "README.md", "LICENSE"} == set(kept())
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that another user may look into, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="castserve-image-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
-def test_steps_of_the_cpu_image_make_a_server_that_answers(tmp_path) -> None:
-    def moved(text: str) -> str:
-        for folder in FOLDERS:
-            text = text.replace(folder, f"{tmp_path}{folder}")
-        return text
-
-    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
-    environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
-    source = tmp_path / "src"
-    for name, rest in stages()["build-cpu"]:
-        if name in ("ENV", "ARG"):
-            pairs = dict(re.findall(r'(\w+)="?([^\s"]*)"?', rest))
-            environ |= {
-                key: moved(value).replace("$PATH", environ["PATH"])
-                for key, value in pairs.items()
-                if not (name == "ARG" and key in environ)
-            }
-        elif name == "COPY":
-            for one in (ROOT / ".dockerignore").read_text().splitlines():
-                if one.startswith("!"):
-                    _copy(ROOT / one[1:], source / one[1:])
-        elif name == "RUN":
-            source.mkdir(exist_ok=True)
-            subprocess.run(moved(rest), shell=True, cwd=source, env=environ, check=True)
-    shutil.rmtree(source)  # as in the image, which only gets the virtual environment
+def test_steps_of_the_cpu_image_make_a_server_that_answers(place: Path) -> None:
+    """Without the sources, as a user that may write to the cache only, in an empty environment."""
+    environ = build(place)
+    shutil.rmtree(place / "src")  # as in the image, which only gets the virtual environment
     serve = dict(stages()["cpu"])
-    environ["CASTSERVE_CACHE"] = str(tmp_path / "cache")
-    command = json.loads(serve["ENTRYPOINT"])
-    port = command[command.index("--port") + 1]
-    process = subprocess.Popen([*command[:2], "127.0.0.1", *command[3:]], env=environ, cwd=tmp_path)
+    port = free_port()
+    environ |= {key: moved(place, value) for key, value in variables("cpu").items()}
+    environ |= {"PATH": f"{place}/opt/castserve/bin:{os.environ['PATH']}"}
+    environ |= {"CASTSERVE_HOST": "127.0.0.1", "CASTSERVE_PORT": str(port), "LANG": "C.UTF-8"}
+    environ |= {"HOME": f"{place}/home/castserve"}
+    home, cache = Path(environ["HOME"]), Path(environ["CASTSERVE_CACHE"])
+    for folder in (home, cache):
+        folder.mkdir(parents=True)
+    inside = {"env": environ, "cwd": home}
+    if os.geteuid() == 0:
+        os.chown(cache, USER, USER)
+        inside |= {"user": USER, "group": USER, "extra_groups": []}
+    check = subprocess.run(["cast-serve", "--check"], check=False, capture_output=True, **inside)
+    assert check.returncode == 0, check.stdout.decode() + check.stderr.decode()
+    process = subprocess.Popen(json.loads(serve["ENTRYPOINT"]), **inside)
     try:
         probe = json.loads(serve["HEALTHCHECK"].partition("CMD ")[2])
         deadline = time.monotonic() + START_SECONDS
-        while subprocess.run(probe, check=False, env=environ, capture_output=True).returncode:
+        while subprocess.run(probe, check=False, capture_output=True, **inside).returncode:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(1)
@@ -110,16 +146,60 @@ def test_steps_of_the_cpu_image_make_a_server_that_answers(tmp_path) -> None:
             "{'Content-Type': 'application/json'}); "
             "assert json.load(r.urlopen(q, timeout=60))['choices'][0]['text']"
         )
-        subprocess.run(["python", "-c", asked], env=environ, check=True)
+        subprocess.run(["python", "-c", asked], check=True, **inside)
         process.terminate()
         assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
+    assert list(home.iterdir()) == []
+    assert {"models", "profiles"} <= {entry.name for entry in cache.iterdir()}
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    else:
-        shutil.copy(source, target)
+def build(place: Path) -> dict[str, str]:
+    """Does the steps of build-cpu in `place`. Returns pip's part of the environment, and HOME's."""
+    environ = {"HOME": str(place), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
+    environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    source = place / "src"
+    for name, rest in stages()["build-cpu"]:
+        if name in ("ENV", "ARG"):
+            environ |= settings(place, name, rest, environ)
+        elif name == "COPY":
+            copy_committed(source)
+        elif name == "RUN":
+            source.mkdir(exist_ok=True)
+            command = moved(place, rest)
+            subprocess.run(command, shell=True, cwd=source, env=environ, check=True)
+    return {}
+
+
+def settings(place: Path, name: str, rest: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """What an ENV or ARG adds; an ARG gives way to what is there."""
+    pairs = dict(re.findall(r'(\w+)="?([^\s"]*)"?', rest))
+    return {
+        key: moved(place, value).replace("$PATH", environ["PATH"])
+        for key, value in pairs.items()
+        if not (name == "ARG" and key in environ)
+    }
+
+
+def moved(place: Path, text: str) -> str:
+    """Paths of the image, in `place`."""
+    for folder in FOLDERS:
+        text = text.replace(folder, f"{place}{folder}")
+    return text
+
+
+def copy_committed(target: Path) -> None:
+    """What git would give anybody, changes that are not committed yet included."""
+    git = ["git", "-C", str(ROOT)]
+    stash = subprocess.run([*git, "stash", "create"], capture_output=True, check=True, text=True)
+    command = [*git, "archive", stash.stdout.strip() or "HEAD", *kept()]
+    archive = subprocess.run(command, capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=BytesIO(archive)) as files:
+        files.extractall(target, filter="data")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        return int(one.getsockname()[1])
