@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,25 +114,26 @@ def place() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_steps_of_the_cpu_image_make_a_server_that_answers(place: Path) -> None:
-    """Without the sources, as a user that may write to the cache only, in an empty environment."""
-    environ = build(place)
+    """Without the sources, with nothing in the environment and nothing but the cache to write to:
+    as far as that can be had, another user sees a file system that is read-only otherwise."""
+    build(place)
     shutil.rmtree(place / "src")  # as in the image, which only gets the virtual environment
     serve = dict(stages()["cpu"])
     port = free_port()
-    environ |= {key: moved(place, value) for key, value in variables("cpu").items()}
+    environ = {key: moved(place, value) for key, value in variables("cpu").items()}
     environ |= {"PATH": f"{place}/opt/castserve/bin:{os.environ['PATH']}"}
     environ |= {"CASTSERVE_HOST": "127.0.0.1", "CASTSERVE_PORT": str(port), "LANG": "C.UTF-8"}
     environ |= {"HOME": f"{place}/home/castserve"}
     home, cache = Path(environ["HOME"]), Path(environ["CASTSERVE_CACHE"])
     for folder in (home, cache):
         folder.mkdir(parents=True)
-    inside = {"env": environ, "cwd": home}
-    if os.geteuid() == 0:
-        os.chown(cache, USER, USER)
-        inside |= {"user": USER, "group": USER, "extra_groups": []}
-    check = subprocess.run(["cast-serve", "--check"], check=False, capture_output=True, **inside)
+    confined = read_only_but(cache)
+    inside = {"env": environ, "cwd": home} | another_user(cache)
+    check = subprocess.run(
+        [*confined, "cast-serve", "--check"], check=False, capture_output=True, **inside
+    )
     assert check.returncode == 0, check.stdout.decode() + check.stderr.decode()
-    process = subprocess.Popen(json.loads(serve["ENTRYPOINT"]), **inside)
+    process = subprocess.Popen([*confined, *json.loads(serve["ENTRYPOINT"])], **inside)
     try:
         probe = json.loads(serve["HEALTHCHECK"].partition("CMD ")[2])
         deadline = time.monotonic() + START_SECONDS
@@ -156,8 +158,30 @@ def test_steps_of_the_cpu_image_make_a_server_that_answers(place: Path) -> None:
     assert {"models", "profiles"} <= {entry.name for entry in cache.iterdir()}
 
 
-def build(place: Path) -> dict[str, str]:
-    """Does the steps of build-cpu in `place`. Returns pip's part of the environment, and HOME's."""
+def read_only_but(cache: Path) -> list[str]:
+    """What to put before a command, if this may be done here: it takes root and namespaces."""
+    script = 'mount --bind "$0" "$0" && mount -o remount,ro,bind / && exec "$@"'
+    prefix = ["unshare", "--mount", "sh", "-c", script, str(cache)]
+    try:
+        can = subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0
+    except OSError:
+        can = False
+    return prefix if can else []
+
+
+def another_user(cache: Path) -> dict[str, Any]:
+    """That of the image, if this is root and its Python is not in a folder of root's own."""
+    folders = [Path(sys.base_prefix), *Path(sys.base_prefix).parents]
+    if os.geteuid() or not all(folder.stat().st_mode & 0o001 for folder in folders):
+        return {}
+    if read_only_but(cache):  # which only root can do
+        return {}
+    os.chown(cache, USER, USER)
+    return {"user": USER, "group": USER, "extra_groups": []}
+
+
+def build(place: Path) -> None:
+    """Does the steps of build-cpu in `place`."""
     environ = {"HOME": str(place), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
     environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     source = place / "src"
@@ -170,7 +194,6 @@ def build(place: Path) -> dict[str, str]:
             source.mkdir(exist_ok=True)
             command = moved(place, rest)
             subprocess.run(command, shell=True, cwd=source, env=environ, check=True)
-    return {}
 
 
 def settings(place: Path, name: str, rest: str, environ: Mapping[str, str]) -> dict[str, str]:
