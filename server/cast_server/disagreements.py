@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import torch
 
 from cast_server.draft_outline import drafter_name
+from cast_server.machine import usable_cores
 from cast_server.memory_plan import MemoryPlan
 from cast_server.settings import Settings
 from cast_server.step_limits import max_model_len
@@ -45,9 +45,12 @@ def _on_a_cpu(settings: Settings) -> Iterator[str]:
     config = settings.engine
     if "cuda_graphs" in settings.origins and config.kernels != "triton":
         yield f"--cuda-graphs {config.cuda_graphs} comes to nothing on a CPU."
-    cores = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    if config.threads is not None and cores is not None and config.threads > cores:
-        yield f"--threads {config.threads} is more than the {cores} processors that are here."
+    threads, cores = config.threads or torch.get_num_threads(), usable_cores()
+    if threads > max(1.0, cores):
+        yield (
+            f"{threads} threads are more than the {cores:.3g} processors that may be used here: "
+            f"set --threads {max(1, int(cores))}."
+        )
 
 
 def _about_drafts(settings: Settings) -> Iterator[str]:

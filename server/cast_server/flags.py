@@ -151,7 +151,7 @@ def _options(name: str, field: FieldInfo) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction, "help": text}
     if get_origin(field.annotation) is Literal:
         return {"metavar": "|".join(get_args(field.annotation)), "help": text}
-    is_number = int in (field.annotation, *get_args(field.annotation))
+    is_number = {int, float} & {field.annotation, *get_args(field.annotation)}
     return {"metavar": "N" if is_number else name.split("_")[-1].upper(), "help": text}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,16 @@ def resident_bytes() -> int:
     except OSError:
         return 0
     return next((int(x.split()[1]) * 1024 for x in lines if x.startswith("VmRSS")), 0)
+
+
+def usable_cores(cgroup: Path = _CGROUP) -> float:
+    """Processors that this process may use; a container's share need not be whole."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return min(float(cores or 1), int(quota) / int(period))
+    except (OSError, ValueError):  # no such file, or "max"
+        return float(cores or 1)
 
 
 def return_freed_memory() -> None:

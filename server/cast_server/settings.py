@@ -27,7 +27,8 @@ _Config = TypeVar("_Config", bound=BaseModel)
 
 _PREFIX: Final = "CASTSERVE_"
 _CONFIG_VARIABLE: Final = "CASTSERVE_CONFIG"
-_OTHER_VARIABLES: Final = (_CONFIG_VARIABLE, "CASTSERVE_CACHE")
+# Not settings: a key must not be a flag, and the cache is everybody's.
+_OTHER_VARIABLES: Final = (_CONFIG_VARIABLE, "CASTSERVE_CACHE", "CASTSERVE_API_KEY")
 # What Kubernetes and Docker's links set for a service called castserve; nobody meant us by it.
 _SERVICE_LINK: Final = re.compile(r"CASTSERVE_(SERVICE_|PORT_\d+_(TCP|UDP)|NAME$|ENV_)")
 

@@ -226,7 +226,7 @@ def test_profiles_that_fit_are_stale_or_missing(tiny, cache, monkeypatch) -> Non
         (["--max-num-seqs", 600], "--max-batched-tokens 512 is raised to --max-num-seqs 600"),
         (["--max-draft-rows", 4], "leaves no drafts for 32 sequences"),
         (["--cuda-graphs", 3], "--cuda-graphs 3 comes to nothing on a CPU"),
-        (["--threads", 4096], "--threads 4096 is more than the"),
+        (["--threads", 4096], "4096 threads are more than the"),
         (["--policy", "off", "--drafter", "ngram"], "drafts for requests that ask for it only"),
         (["--draft-sources", "text"], "--draft-sources text is for --drafter eagle"),
         (["--profile", "guess"], "costs nobody has measured"),

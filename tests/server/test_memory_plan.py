@@ -21,7 +21,7 @@ from cast_server.build import build_core, build_engine, plan_engine
 from cast_server.config import EngineConfig
 from cast_server.draft_outline import DraftOutline, read_draft_outline
 from cast_server.errors import ConfigError
-from cast_server.machine import Memory, host_memory
+from cast_server.machine import Memory, host_memory, usable_cores
 from cast_server.memory_plan import plan_memory, size_text
 from cast_server.model_files import ModelFiles, load_model, resolve_model
 from cast_server.outline import DTYPES, Outline, empty_model, read_outline
@@ -195,6 +195,15 @@ def test_a_container_may_have_less_than_its_machine(tmp_path: Path) -> None:
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {GIB // 2}\n")
     assert host_memory(meminfo, tmp_path) == Memory(GIB + GIB // 2, 2 * GIB)
     assert not host_memory(tmp_path / "none", tmp_path).is_known
+
+
+def test_a_container_may_have_fewer_processors(tmp_path: Path) -> None:
+    all_of_them = usable_cores(tmp_path)
+    assert all_of_them >= 1
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cores(tmp_path) == all_of_them
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    assert usable_cores(tmp_path) == 0.5
 
 
 @pytest.mark.parametrize(

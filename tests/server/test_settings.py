@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 
 from cast_server import cli, flags
 from cast_server import settings as settings_module
@@ -23,18 +23,32 @@ FIELDS = EngineConfig.model_fields | HttpConfig.model_fields
 TEXTS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"])).map(str.strip)
 
 
+ODD_TEXTS = ("off", "null", "~", "no", "1e3", "#", "a: b", "- x", "*", "'")
+
+
+def is_valid(name: str, value: Any) -> bool:
+    config = EngineConfig if name in EngineConfig.model_fields else HttpConfig
+    try:
+        config(**{name: value})
+    except ValidationError:
+        return False
+    return True
+
+
 def values_of(name: str) -> st.SearchStrategy[Any]:
-    """Values that a setting may have, other than none."""
+    """Values that a setting may have, other than none. Fields that are added are met here too."""
     annotation = FIELDS[name].annotation
+    kinds = get_args(annotation) or (annotation,)
     if annotation is bool:
         return st.booleans()
-    if name == "port":
-        return st.integers(0, 65535)
-    if "int" in str(annotation):
-        return st.integers(1024, 2**40)
-    if "Literal" in str(annotation):
-        return st.sampled_from(re.findall(r"'(\w+)'", str(annotation)))
-    return st.one_of(TEXTS, st.sampled_from(["off", "null", "~", "no", "1e3", "#", "a: b", "- x"]))
+    if get_origin(annotation) is Literal:
+        return st.sampled_from(kinds)
+    if int in kinds or float in kinds:
+        return st.integers(1, 2**40).filter(lambda value: is_valid(name, value))
+    assert str in kinds, f"teach this test values of {name}"
+    valid = [text for text in ODD_TEXTS if is_valid(name, text)]
+    anything = TEXTS if len(valid) == len(ODD_TEXTS) else st.nothing()
+    return anything | (st.sampled_from(valid) if valid else st.nothing())
 
 
 SOME_VALUES = st.fixed_dictionaries({}, optional={name: values_of(name) for name in FIELDS})
@@ -170,6 +184,7 @@ def test_a_file_that_is_not_there() -> None:
         ({"CASTSERVE_PROT": "80"}, r"no setting CASTSERVE_PROT; did you mean CASTSERVE_PORT\?"),
         ({"CASTSERVE_CONFIG_FILE": "x"}, r"did you mean CASTSERVE_CONFIG\?"),
         ({"CASTSERVE_DTYPE": "int4"}, r"CASTSERVE_DTYPE=int4: .*'bfloat16'"),
+        ({"CASTSERVE_API_KEYS": "x"}, r"did you mean CASTSERVE_API_KEY\?"),
         ({"CASTSERVE_CONFIG": "no/such.yaml"}, r"no/such\.yaml cannot be read"),
     ],
 )
