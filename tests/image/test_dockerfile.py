@@ -83,8 +83,10 @@ def test_images_run_as_nobody_special_and_tell_their_health(name) -> None:
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
 def test_all_caches_are_in_the_one_volume(name) -> None:
     volume = dict(stages()[name])["VOLUME"]
-    caches = {key: x for key, x in variables(name).items() if key.endswith(("_CACHE", "_DIR"))}
-    assert set(caches) == {"CASTSERVE_CACHE", "TRITON_CACHE_DIR"}
+    caches = {
+        key: x for key, x in variables(name).items() if key.endswith(("_CACHE", "DIR", "_HOME"))
+    }
+    assert set(caches) == {"CASTSERVE_CACHE", "TRITON_CACHE_DIR", "HF_HOME", "TMPDIR"}
     assert all(path.startswith(volume) for path in caches.values())
 
 
