@@ -157,7 +157,8 @@ def test_steps_of_the_cpu_image_make_a_server_that_answers(place: Path) -> None:
         process.kill()
         process.wait()
     assert list(home.iterdir()) == []
-    assert {"models", "profiles"} <= {entry.name for entry in cache.iterdir()}
+    # Steps are not measured on a machine that is too busy; the model is unpacked on any.
+    assert "models" in {entry.name for entry in cache.iterdir()}
 
 
 def read_only_but(cache: Path) -> list[str]:
