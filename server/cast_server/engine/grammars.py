@@ -117,7 +117,7 @@ def _compiled(grammar: Grammar, tokens: LLTokenizer) -> LLMatcher:
     if not matcher.is_error():
         matcher.compute_bitmask()  # the first takes by far the longest; copies know its lexer
     if matcher.is_error():
-        is_empty = matcher.stop_reason() == "NoExtensionBias"
+        is_empty = matcher.get_error().startswith("NoExtensionBias")
         raise ValueError("It allows no text at all." if is_empty else matcher.get_error())
     return matcher
 
