@@ -233,11 +233,15 @@ def test_steps_in_fixed_memory(core, monkeypatch) -> None:
     monkeypatch.setattr(build, "choose_backend", lambda device, wanted: PAGED)
     other = tiny_models.tiny_core(tiny_models.model_of("llama"), cuda_graphs=3)
     assert isinstance(other.target, DevicePass)
-    requests = [held(str(i), by_schema(SCHEMAS[i]), "tree:8", i) for i in range(6)]
+    requests = [
+        held(str(i), by_schema(SCHEMAS[i]), "tree:8", i, logit_bias={}) for i in range(6)
+    ]  # without a bias, which leaves them to the host too
     requests.append(request("free", PROMPT, SamplingParams(max_tokens=40), "tree:8", 1))
     expected = run(core, requests)
     for name, answer in run(other, requests).items():
         assert answer.tokens == expected[name].tokens
+        if name != "free":
+            assert_valid(answer, SCHEMAS[int(name)])
 
 
 def test_a_grammar_that_gives_up_ends_its_own_request_only(core) -> None:
