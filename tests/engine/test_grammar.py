@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from dataclasses import replace
 
 import jsonschema
 import numpy as np
@@ -213,12 +214,14 @@ def test_every_sampling_parameter_beside_a_grammar(core) -> None:
 
 def test_preemption_in_the_middle() -> None:
     core = tiny_models.tiny_core(
-        tiny_models.model_of("llama"), kv_cache_tokens=180, max_model_len=160
+        tiny_models.model_of("llama"), kv_cache_tokens=120, max_model_len=100
     )
+    word = Grammar("regex", "[a-f]{50}")
     requests = [
-        held(str(i), by_schema(SCHEMAS[i % 6]), ("off", "tree:6")[i % 2], i, max_tokens=60)
-        for i in range(8)
+        held(str(i), by_schema(SCHEMAS[i]) if i < 6 else word, ("off", "tree:6")[i % 2], i)
+        for i in range(10)
     ]
+    requests = [replace(one, params=replace(one.params, max_tokens=60)) for one in requests]
     expected = {one.id: run(core, [one])[one.id].tokens for one in requests}
     assert core.scheduler.num_preemptions == 0
     assert {name: one.tokens for name, one in run(core, requests).items()} == expected
@@ -230,11 +233,15 @@ def test_steps_in_fixed_memory(core, monkeypatch) -> None:
     monkeypatch.setattr(build, "choose_backend", lambda device, wanted: PAGED)
     other = tiny_models.tiny_core(tiny_models.model_of("llama"), cuda_graphs=3)
     assert isinstance(other.target, DevicePass)
-    requests = [held(str(i), by_schema(SCHEMAS[i]), "tree:8", i) for i in range(6)]
+    requests = [
+        held(str(i), by_schema(SCHEMAS[i]), "tree:8", i, logit_bias={}) for i in range(6)
+    ]  # without a bias, which leaves them to the host too
     requests.append(request("free", PROMPT, SamplingParams(max_tokens=40), "tree:8", 1))
     expected = run(core, requests)
     for name, answer in run(other, requests).items():
         assert answer.tokens == expected[name].tokens
+        if name != "free":
+            assert_valid(answer, SCHEMAS[int(name)])
 
 
 def test_a_grammar_that_gives_up_ends_its_own_request_only(core) -> None:

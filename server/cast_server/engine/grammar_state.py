@@ -44,7 +44,9 @@ class GrammarState:
         allowed_V = np.unpackbits(packed, count=self._vocab_size, bitorder="little").view(np.bool_)
         if self._matcher.is_error() or (is_inside and not allowed_V.any()):
             reason = self._matcher.get_error() or "the model has no token for what must follow"
-            raise RequestError(f"The answer cannot follow its grammar any further: {reason[:300]}.")
+            raise RequestError(
+                f"The answer cannot follow its grammar any further: {reason.splitlines()[0][:300]}."
+            )
         if not is_inside:
             return np.ones(self._vocab_size, np.bool_)
         without = [*self._unwanted, *unwanted]

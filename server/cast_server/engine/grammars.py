@@ -34,7 +34,7 @@ _STACK_BYTES: Final = 256 * 2**20  # of address space, for as long as a grammar 
 # Models that lose the thread repeat whitespace for ever, which JSON allows.
 _WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,40}"
 _LONGEST_REASON: Final = 300
-_NO_END: Final = {"content": "<|no end|>", "special": True, "normalized": False} | dict.fromkeys(
+_NO_TOKEN: Final = {"special": True, "normalized": False} | dict.fromkeys(
     ("single_word", "lstrip", "rstrip"), False
 )
 
@@ -93,9 +93,12 @@ class Grammars:
         document = json.loads(self._tokenizer.backend_tokenizer.to_str())
         count = self._tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=True)
         ends = sorted(one for one in self._end_ids if one < count)
-        if not ends:  # one is needed, so: beyond all that the model can say
+        if not ends:  # one is needed, so: beyond all that the model can say, without a gap
             ends = [max(count, self._vocab_size)]
-            document["added_tokens"].append({**_NO_END, "id": ends[0]})
+            document["added_tokens"] += [
+                {**_NO_TOKEN, "id": one, "content": f"<|no token {one}|>"}
+                for one in range(count, ends[0] + 1)
+            ]
         size = max(count, self._vocab_size, ends[-1] + 1)
         try:
             return LLTokenizer(json.dumps(document), n_vocab=size, eos_token=ends)
@@ -117,7 +120,8 @@ def _compiled(grammar: Grammar, tokens: LLTokenizer) -> LLMatcher:
     if not matcher.is_error():
         matcher.compute_bitmask()  # the first takes by far the longest; copies know its lexer
     if matcher.is_error():
-        raise ValueError(matcher.get_error())
+        is_empty = matcher.get_error().startswith("NoExtensionBias")
+        raise ValueError("It allows no text at all." if is_empty else matcher.get_error())
     return matcher
 
 
