@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from cast_drafters.draft_model import DraftModelDrafter
 from cast_drafters.policy import POLICIES
 from cast_drafters.tree import PREDICTED
+from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
+from cast_server.errors import RequestError
 
 LENGTH = 60
 PROMPT = (5, 6, 7, 8)
@@ -172,3 +174,10 @@ def test_nothing_of_a_text_outlives_its_request(core, plain) -> None:
     assert core._guesses._followers
     core.abort("gone")
     assert not core._guesses._followers
+
+
+def test_an_unknown_policy_is_refused_with_all_that_is_possible(core) -> None:
+    request = Request("a", PROMPT, SAMPLED, 1, SpeculationParams("magic"))
+    with pytest.raises(RequestError, match="'magic' is not possible; choose") as caught:
+        AsyncEngine(core, "tiny", 8).check(request)
+    assert all(kind in str(caught.value) for kind in POLICIES)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
@@ -54,10 +54,11 @@ class _Record:
     trial: _Trial | None = None  # its own, where what others have brought says little
 
     @classmethod
-    def of(cls, seat: Seat) -> _Record:
+    def of(cls, seat: Seat, common: _Trial) -> _Record:
         if not seat.has_prediction:
             return cls()
-        return cls(longest_pause=_SHORT_PAUSE, trial=_Trial())
+        trial = replace(common, rest=0, net=0.0, steps=0, since_control=0)
+        return cls(longest_pause=_SHORT_PAUSE, trial=trial)
 
 
 @dataclass(slots=True, eq=False)
@@ -154,10 +155,12 @@ class CastBuilder(Builder):
         self._judged: set[_Trial] = set()  # by what comes of this step
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
+        common = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
         self._records = {
-            one.request_id: self._records.get(one.request_id) or _Record.of(one) for one in seats
+            one.request_id: self._records.get(one.request_id) or _Record.of(one, common)
+            for one in seats
         }
-        trials = self._trials_of(seats, costs)
+        trials = [self._records[one.request_id].trial or common for one in seats]
         resting = [one for one in set(trials) if one.is_plain()]
         is_awake = [one not in resting for one in trials]
         # A step that is plain for some only says nothing of plain steps.
@@ -256,11 +259,6 @@ class CastBuilder(Builder):
         for a while."""
         for one in self._judged:
             one.settle(outcome, costs.num_sequences)
-
-    def _trials_of(self, seats: Sequence[Seat], costs: StepCosts) -> list[_Trial]:
-        """For each seat its own, or the one of all that have none."""
-        common = self._trials.setdefault(costs.num_sequences.bit_length(), _Trial())
-        return [self._records[one.request_id].trial or common for one in seats]
 
     def _limits(self, seat: Seat, costs: StepCosts, row_price: float) -> DraftLimits:
         size = min(seat.size, costs.max_nodes)
