@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = MappingProxyType(
         "compiled-kernels": "cast_bench.compiled.cli:main",
         "doctor": "cast_bench.doctor.cli:main",
         "draft-cost": "cast_bench.draft_cost:main",
+        "grammar-cost": "cast_bench.grammar_cost:main",
         "kernels": "cast_bench.kernels.cli:main",
         "latency": "cast_bench.latency.cli:main",
         "lossless": "cast_bench.lossless:main",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
+from cast_server.engine.grammar import Grammar
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 
 
 class Engine(Protocol):
-    """Generates. All members are called from the event loop's thread only."""
+    """Generates. All members are for the event loop's thread, unless they say otherwise."""
 
     @property
     def model_name(self) -> str:
@@ -43,6 +44,9 @@ class Engine(Protocol):
     def report(self) -> SpeculationReport:
         """What speculation has been worth so far."""
         ...
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Makes a grammar ready, in a worker thread. Raises `RequestError` if it cannot be used."""
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request cannot be taken, now or ever."""

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from cast_server.api.refused_fields import refuse_chat_fields, refuse_unsupported
+from cast_server.api.response_format import FormFields
 from cast_server.api.tools.definitions import Choice, Offer, Tools, offer_of
 from cast_server.api.tools.history import PastCall
 from cast_server.engine.request import MAX_LOGPROBS
@@ -148,7 +149,7 @@ class Speculation(_Fields):
     weight: Number = Field(1.0, ge=0.01, le=100.0)
 
 
-class GenerationRequest(_Fields):
+class GenerationRequest(_Fields, FormFields):
     """What both endpoints accept. `model` None stands for the served one."""
 
     model: str | None = None

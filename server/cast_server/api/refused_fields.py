@@ -15,7 +15,6 @@ _TEXT_ONLY = "{name} is not supported: this server answers in plain text."
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "tool_choice": ("none",),
     "function_call": ("none",),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
 }
 
@@ -26,12 +25,6 @@ _MESSAGES: Mapping[str, str] = {
     "prompt_logprobs": _NOT_YET,
     "functions": _USE_TOOLS,
     "function_call": _USE_TOOLS,
-    "response_format": _TEXT_ONLY,
-    "guided_json": _TEXT_ONLY,
-    "guided_regex": _TEXT_ONLY,
-    "guided_choice": _TEXT_ONLY,
-    "guided_grammar": _TEXT_ONLY,
-    "structured_outputs": _TEXT_ONLY,
     "audio": _TEXT_ONLY,
     "modalities": _TEXT_ONLY,
     "web_search_options": _NOT_YET,

@@ -164,4 +164,5 @@ def _sampling_params(body: _Body, max_tokens: int) -> SamplingParams:
         ignore_eos=body.ignore_eos,
         skip_special_tokens=body.skip_special_tokens,
         logprobs=body.num_logprobs,
+        grammar=body.form.grammar if body.form else None,
     )

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from cast_drafters.policy import POLICIES
 from cast_server.engine.core import EngineCore
+from cast_server.engine.grammar import Grammar
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.request import Request, RequestOutput
 from cast_server.errors import (
@@ -118,6 +119,13 @@ class AsyncEngine:
             self._thread.join()
             if self._on_stop is not None:
                 self._on_stop()
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        """Compiles it, so that a request can begin with it at once; for worker threads.
+
+        Raises `RequestError`, a sentence on what is wrong with it.
+        """
+        self._core.grammars.check(grammar)
 
     def check(self, request: Request) -> None:
         """Raises `RequestError` if the request can never be served, or not now."""
@@ -240,10 +248,12 @@ class AsyncEngine:
     def _add(self, request: Request) -> None:
         try:
             self._core.add(request)
-        except Exception:  # noqa: BLE001 - one request must not end the thread that serves all
-            _log.exception("request %s could not be started", request.id)
+        except Exception as cause:  # noqa: BLE001 - one must not end the thread that serves all
+            error = cause if isinstance(cause, RequestError) else None
+            if error is None:
+                _log.exception("request %s could not be started", request.id)
+                error = EngineFailureError("The server failed on this request.")
             self._core.abort(request.id)
-            error = EngineFailureError("The server failed on this request.")
             self._deliver(
                 [RequestOutput(request_id=request.id, finish_reason="error", error=error)]
             )

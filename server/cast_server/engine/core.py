@@ -29,7 +29,7 @@ from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
 from cast_server.engine.sequence import Sequence
 from cast_server.engine.target_pass import TargetPass
 from cast_server.engine.verifier import Walk
-from cast_server.errors import EngineFailureError
+from cast_server.errors import EngineFailureError, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -140,14 +140,17 @@ class EngineCore:
     def _run_alone(self, one: Scheduled) -> list[RequestOutput]:
         try:
             return self._run([replace(one, max_draft_rows=0)])
+        except RequestError as error:
+            return [self._fail(one.sequence, error)]
         except Exception:  # noqa: BLE001 - as above
             _log.exception("request %s failed", one.sequence.id)
             return [self._fail(one.sequence)]
 
-    def _fail(self, sequence: Sequence) -> RequestOutput:
+    def _fail(self, sequence: Sequence, error: RequestError | None = None) -> RequestOutput:
         if sequence.id in self._sequences:
             self._drop(sequence)
-        error = EngineFailureError("The server failed on this request; it may be sent again.")
+        if error is None:
+            error = EngineFailureError("The server failed on this request; it may be sent again.")
         return RequestOutput(request_id=sequence.id, finish_reason="error", error=error)
 
     def _run(self, scheduled: list[Scheduled]) -> list[RequestOutput]:
@@ -171,7 +174,10 @@ class EngineCore:
                 counts = (len(walk.tree), len(walk.accepted), tokens)
                 walk.sequence.count_step(*counts, plan.predicted, chosen_after)
             outputs.append(self._commit(walk, verified.logits_RV))
-        self.drafter.observe([_verify_result(walk) for walk in walks if plan.num_asked])
+        if plan.num_asked:
+            # What a grammar has decided says little of how far the drafter can be trusted.
+            free = [walk for walk in walks if walk.sequence.grammar is None]
+            self.drafter.observe([_verify_result(walk) for walk in free])
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin

@@ -55,13 +55,23 @@ class GrammarState:
                 return fewer_V
         return allowed_V
 
+    def forced(self, path: Seq[int]) -> int | None:
+        """The only token that may follow, where that is known without looking at them all."""
+        tokens = self._matcher.compute_ff_tokens() if self._go(path) else []
+        return tokens[0] if tokens else None
+
+    def goes_on(self, path: Seq[int]) -> bool:
+        """Whether the path is allowed, and is not the end of the text yet."""
+        return self._go(path)
+
     def commit(self, token_id: int) -> bool:
         """Whether the text is over with this token, which was allowed."""
         if token_id in self._end_ids:
             return True
         self._go((token_id,))
         self._path.clear()
-        return bool(self._matcher.is_stopped())
+        # A matcher that has given up says so when it is asked next, before anything is chosen.
+        return bool(self._matcher.is_stopped() and not self._matcher.is_error())
 
     def _go(self, path: Seq[int]) -> bool:
         """Moves the matcher; whether there is anything of the text left at the end of the path."""

@@ -5,32 +5,38 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
 
 from cast_server.engine.grammar import Grammar
 from cast_server.engine.grammar_state import GrammarState
 from cast_server.errors import RequestError
 
-MAX_GRAMMAR_BYTES: Final = 256 * 1024
+T = TypeVar("T")
+
 _KEPT: Final = 64  # compiled grammars
-# Below the defaults where a stranger's schema could hold up the others' steps.
+# Compiling takes time that grows faster than the text; a schema may have as many as at OpenAI.
+_MAX_BYTES: Final = {
+    "json_schema": 120_000,
+    "choice": 120_000,
+    "lark": 16_000,
+    "gbnf": 16_000,
+    "regex": 8_000,
+}
+# Below llguidance's defaults: what it does for one text, all others wait for.
 _MAX_LEXER_STATES: Final = 50_000
 _MAX_GRAMMAR_SIZE: Final = 100_000
+_STEP_LEXER_FUEL: Final = 50_000
+_STACK_BYTES: Final = 256 * 2**20  # of address space, for as long as a grammar is compiled
 # Models that lose the thread repeat whitespace for ever, which JSON allows.
 _WHITESPACE: Final = r"[\x20\x0A\x0D\x09]{1,40}"
 _LONGEST_REASON: Final = 300
-
 _NO_END: Final = {"content": "<|no end|>", "special": True, "normalized": False} | dict.fromkeys(
     ("single_word", "lstrip", "rstrip"), False
 )
-_NAMES: Final = {
-    "json_schema": "The JSON schema cannot be used",
-    "regex": "The regular expression cannot be used",
-    "choice": "The choices cannot be used",
-    "lark": "The grammar cannot be used",
-}
 
 
 class Grammars:
@@ -68,20 +74,14 @@ class Grammars:
         return matcher
 
     def _compile(self, grammar: Grammar) -> LLMatcher:
-        size = len(grammar.text.encode(errors="replace"))
-        if size > MAX_GRAMMAR_BYTES:
-            raise RequestError(
-                f"The grammar has {size} bytes, more than the {MAX_GRAMMAR_BYTES} allowed."
-            )
-        limits = LLParserLimits(
-            max_lexer_states=_MAX_LEXER_STATES,
-            max_grammar_size=_MAX_GRAMMAR_SIZE,
-            verbose_errors=False,
-        )
-        matcher = LLMatcher(self._token_table(), _source(grammar), log_level=0, limits=limits)
-        if matcher.is_error():
-            raise RequestError(f"{_NAMES[grammar.kind]}: {_reason(matcher.get_error())}")
-        return matcher
+        size, most = len(grammar.text.encode(errors="replace")), _MAX_BYTES[grammar.kind]
+        if size > most:
+            raise RequestError(f"It has {size} bytes, more than the {most} allowed.")
+        tokens = self._token_table()
+        try:
+            return _with_deep_stack(lambda: _compiled(grammar, tokens))
+        except Exception as error:
+            raise RequestError(_reason(str(error))) from error
 
     def _token_table(self) -> LLTokenizer:
         with self._lock:
@@ -105,10 +105,27 @@ class Grammars:
             ) from error
 
 
+def _compiled(grammar: Grammar, tokens: LLTokenizer) -> LLMatcher:
+    """Raises `ValueError` for a grammar that cannot be used, and whatever the converter does."""
+    limits = LLParserLimits(
+        max_lexer_states=_MAX_LEXER_STATES,
+        max_grammar_size=_MAX_GRAMMAR_SIZE,
+        step_lexer_fuel=_STEP_LEXER_FUEL,
+        verbose_errors=False,
+    )
+    matcher = LLMatcher(tokens, _source(grammar), log_level=0, limits=limits)
+    if not matcher.is_error():
+        matcher.compute_bitmask()  # the first takes by far the longest; copies know its lexer
+    if matcher.is_error():
+        raise ValueError(matcher.get_error())
+    return matcher
+
+
 def _source(grammar: Grammar) -> str:
     """In llguidance's own format; what is wrong with it shows when it is compiled."""
     match grammar.kind:
         case "json_schema":
+            json.loads(grammar.text, object_hook=_check_patterns)
             spaced: Any = {"whitespace_pattern": _WHITESPACE}
             return LLMatcher.grammar_from_json_schema(grammar.text, overrides=spaced)
         case "regex":
@@ -118,6 +135,17 @@ def _source(grammar: Grammar) -> str:
             return LLMatcher.grammar_from_lark(f"start: {' | '.join(choices)}")
         case "lark":
             return LLMatcher.grammar_from_lark(grammar.text)
+        case "gbnf":
+            return LLMatcher.grammar_from_lark(any_to_lark(grammar.text))
+
+
+def _check_patterns(fields: dict[str, Any]) -> dict[str, Any]:
+    """Raises `ValueError` for one that would be too long by itself."""
+    patterns = [fields.get("pattern"), *(fields.get("patternProperties") or ())]
+    most = _MAX_BYTES["regex"]
+    if any(isinstance(one, str) and len(one) > most for one in patterns):
+        raise ValueError(f"A pattern has more than the {most} characters allowed.")
+    return fields
 
 
 def _reason(message: str) -> str:
@@ -125,3 +153,27 @@ def _reason(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     line = next((one for one in lines if one.startswith("error:")), lines[0] if lines else "?")
     return line.removeprefix("error:").strip()[:_LONGEST_REASON].rstrip(".") + "."
+
+
+def _with_deep_stack(work: Callable[[], T]) -> T:
+    """In a thread of its own. Long chains of rules are followed by recursion, and a stack that
+    overflows in there would take the server with it."""
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - it is raised again by whoever waits
+            errors.append(error)
+
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        thread = threading.Thread(target=run, name="grammar")
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if errors:
+        raise errors[0]
+    return results[0]

@@ -20,6 +20,8 @@ from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts
 from cast_drafters.policy import make_builder
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.drift import CorrectedCost
+from cast_server.engine.grammar_drafts import held_to
+from cast_server.engine.grammar_state import GrammarState
 from cast_server.engine.meter import Meter, StepRecord
 from cast_server.engine.scheduler import Scheduled
 
@@ -119,17 +121,22 @@ class Planner:
             return plan
         begin = self.clock()
         contexts: list[DraftContext] = []
+        grammars: list[GrammarState | None] = []
         party_of: dict[str, int] = {}
         for number, party in enumerate(parties):
             limits = party.builder.limits(party.seats, party.costs)
             for place, limit in zip(party.places, limits, strict=True):
                 if limit.max_nodes > 0:
                     contexts.append(_context(scheduled[place], limit))
+                    grammars.append(scheduled[place].sequence.grammar)
                     party_of[contexts[-1].request_id] = number
         plan.levels = _Levels(parties, party_of, self.cost, self.clock)
         plan.num_asked = len(contexts)
         proposed = self.drafter.propose(contexts, plan.levels) if contexts else []
-        trees = {one.request_id: tree for one, tree in zip(contexts, proposed, strict=True)}
+        trees = {
+            one.request_id: held_to(grammar, tree, one.limits)
+            for one, grammar, tree in zip(contexts, grammars, proposed, strict=True)
+        }
         for party in parties:
             candidates = [trees.get(seat.request_id, EMPTY_TREE) for seat in party.seats]
             chosen = party.builder.choose(candidates, party.seats, party.costs)

@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 
 from cast_server.api.app import create_app
 from cast_server.config import HttpConfig
+from cast_server.engine.grammar import Grammar
+from cast_server.engine.grammars import Grammars
 from cast_server.engine.meter import Meter, SpeculationReport
 from cast_server.engine.request import Request, RequestOutput, SpeculationStats, TokenLogprob
 from cast_server.errors import RequestError
@@ -57,6 +59,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.tokenizer = byte_level_tokenizer()
+        self.grammars = Grammars(self.tokenizer, self.vocab_size, frozenset({256}))
         self.reset()
 
     def reset(self) -> None:
@@ -68,6 +71,9 @@ class FakeEngine:
 
     def report(self) -> SpeculationReport:
         return Meter().report(math.nan, 1.0)
+
+    def check_grammar(self, grammar: Grammar) -> None:
+        self.grammars.check(grammar)
 
     def check(self, request: Request) -> None:
         if self.refusal is not None:

@@ -146,7 +146,6 @@ def test_wrong_value_is_refused_by_name(http, engine, path, field, value) -> Non
         (TEXT, "chat_template_kwargs", {"enable_thinking": False}),
         (CHAT, "functions", [{"name": "f"}]),
         (CHAT, "function_call", "auto"),
-        (CHAT, "response_format", {"type": "json_object"}),
         (CHAT, "prediction", {"type": "content", "content": "x"}),
         (CHAT, "audio", {"voice": "x"}),
         (CHAT, "modalities", ["audio"]),

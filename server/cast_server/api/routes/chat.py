@@ -14,6 +14,7 @@ from cast_server.api.formats import ChatFormat, Header
 from cast_server.api.prompts import chat_prompt
 from cast_server.api.protocol import ChatCompletionRequest
 from cast_server.api.requests import chat_requests, check_model
+from cast_server.api.response_format import check_form
 from cast_server.api.responses import ChatCompletion
 from cast_server.api.tools.dialect import Dialect
 from cast_server.api.tools.reader import CallReader, MessageReader, TextReader
@@ -31,6 +32,8 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation, in words or by calls of the functions that it offers."""
     check_model(body, engine)
+    wanted = dialect.form_of(body.offer, body.form)
+    await check_form(engine, wanted)
     prompt = await asyncio.to_thread(
         chat_prompt,
         engine.tokenizer,
@@ -41,7 +44,7 @@ async def create_chat_completion(
         add_generation_prompt=body.add_generation_prompt and not body.continue_final_message,
         continue_final_message=body.continue_final_message,
     )
-    group = chat_requests(engine, body, prompt, dialect.sampling_changes(body.offer))
+    group = chat_requests(engine, body, prompt, dialect.sampling_changes(body.offer, wanted))
     form = ChatFormat(
         Header(group.id, engine.model_name),
         texts,

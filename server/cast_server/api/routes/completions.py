@@ -12,6 +12,7 @@ from cast_server.api.formats import CompletionFormat, Header
 from cast_server.api.prompts import completion_prompts
 from cast_server.api.protocol import CompletionRequest
 from cast_server.api.requests import check_model, completion_requests
+from cast_server.api.response_format import check_form
 from cast_server.api.responses import Completion
 
 router = APIRouter(tags=["completions"])
@@ -23,6 +24,7 @@ async def create_completion(
 ) -> Response:
     """Continues one text or many."""
     check_model(body, engine)
+    await check_form(engine, body.form)
     prompts = await asyncio.to_thread(completion_prompts, engine.tokenizer, body.prompt)
     group = completion_requests(engine, body, prompts)
     header = Header(group.id, engine.model_name)
