@@ -91,7 +91,7 @@ def _read_prompts(value: object, name: str = "prompt") -> tuple[str | TokenIds, 
             return (tuple(value),)
         if len(value) > MAX_CHOICES:
             raise RequestError(
-                f"at most {MAX_CHOICES} texts can be sent at once, got {len(value)}.", name
+                f"{name}: at most {MAX_CHOICES} texts can be sent at once, got {len(value)}.", name
             )
         return tuple(_read_prompt(item, name) for item in value)
     raise RequestError(

@@ -168,7 +168,7 @@ def test_times_add_up(client) -> None:
     assert prefill + decode == pytest.approx(inference)
     assert queue + inference <= total < queue + inference + 0.5
     busy = value(samples, "castserve_engine_busy_seconds_total", work="requests")
-    assert inference * 0.9 < busy
+    assert inference * 0.5 < busy
     assert value(samples, "castserve_engine_busy_seconds_total", work="background") == 0
 
 

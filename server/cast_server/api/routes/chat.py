@@ -33,7 +33,8 @@ async def create_chat_completion(
 ) -> Response:
     """Answers a conversation, in words or by calls of the functions that it offers."""
     check_model(body, engine)
-    await check_form(engine, body.form)
+    wanted = dialect.form_of(body.offer, body.form)
+    await check_form(engine, wanted)
     prompt = await asyncio.to_thread(
         chat_prompt,
         engine.tokenizer,
@@ -47,7 +48,7 @@ async def create_chat_completion(
     prediction = await asyncio.to_thread(
         prediction_tokens, engine.tokenizer, body.prediction, engine.max_model_len
     )
-    changes = dialect.sampling_changes(body.offer)
+    changes = dialect.sampling_changes(body.offer, wanted)
     group = chat_requests(engine, body, prompt, changes).expecting(prediction)
     form = ChatFormat(
         Header(group.id, engine.model_name, engine.fingerprint),

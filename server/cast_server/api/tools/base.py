@@ -20,7 +20,7 @@ class ToolFormat(Protocol):
         """What the arguments are called beside "name"."""
 
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
-        """Lark rules of an answer that is one call, or several: `start`, around `object`.
+        """Lark rules of an answer that is one call, or several: `calls`, around `object`.
 
         `markers`: each of the format's markers as a terminal.
         """

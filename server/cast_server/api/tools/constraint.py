@@ -19,9 +19,12 @@ _SPACING: Final = {
 _NOTHING: Final = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def grammar_of(tool_format: ToolFormat, offer: Offer, tokenizer: Any) -> Grammar:
+def grammar_of(
+    tool_format: ToolFormat, offer: Offer, tokenizer: Any, answer: dict[str, Any] | None = None
+) -> Grammar:
     """One call of the offered functions, or several; arguments are what the schemas say.
 
+    With the JSON schema of an `answer`, it may be that instead.
     In llguidance's dialect of Lark: the format has the rules around `object`, one of the calls.
     """
     special = special_ids(tokenizer)
@@ -31,7 +34,10 @@ def grammar_of(tool_format: ToolFormat, offer: Offer, tokenizer: Any) -> Grammar
     }
     rules = tool_format.grammar_rules(markers, is_parallel=offer.is_parallel)
     objects = _objects(offer.callable_tools, tool_format.arguments_key)
-    return Grammar("lark", "\n".join((*rules, *objects)))
+    start = ["start: calls"]
+    if answer is not None:
+        start = ["start: calls | answer", _json_rule("answer", answer)]
+    return Grammar("lark", "\n".join((*start, *rules, *objects)))
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
@@ -45,7 +51,10 @@ def _objects(tools: Sequence[Tool], arguments_key: str) -> list[str]:
     rules = [f"object: {' | '.join(names)}"]
     for name, tool in zip(names, tools, strict=True):
         begin = f'{{"name": "{tool.function.name}", "{arguments_key}": '
-        schema = {**(tool.function.parameters or _NOTHING), "x-guidance": _SPACING}
         rules.append(f'{name}: {json.dumps(begin)} arguments_{name} "}}"')
-        rules.append(f"arguments_{name}: %json {json.dumps(schema)}")
+        rules.append(_json_rule(f"arguments_{name}", tool.function.parameters or _NOTHING))
     return rules
+
+
+def _json_rule(name: str, schema: dict[str, Any]) -> str:
+    return f"{name}: %json {json.dumps({**schema, 'x-guidance': _SPACING})}"

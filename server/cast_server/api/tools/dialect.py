@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Final
 
 from jinja2 import TemplateError
 
+from cast_server.api.response_format import Form
 from cast_server.api.tools.base import ToolFormat
 from cast_server.api.tools.constraint import grammar_of, special_ids
 from cast_server.api.tools.definitions import FunctionDefinition, Offer, Tool
@@ -17,7 +20,7 @@ from cast_server.api.tools.hermes import Hermes
 from cast_server.api.tools.mistral import Mistral
 from cast_server.api.tools.prompting import Conversation, told_in_words
 from cast_server.api.tools.registry import FORMATS, format_of
-from cast_server.errors import ConfigError
+from cast_server.errors import ConfigError, RequestError
 
 _log = logging.getLogger(__name__)
 
@@ -84,13 +87,22 @@ class Dialect:
             return ""
         return str(text)
 
-    def sampling_changes(self, offer: Offer) -> dict[str, Any]:
-        """What an offer makes of a request's sampling parameters."""
-        changes: dict[str, Any] = {}
+    def form_of(self, offer: Offer, wish: Form | None) -> Form | None:
+        """What holds the answer to calls, or to calls and the form that the client wishes.
+
+        Raises `RequestError` for a wish that does not go with calls.
+        """
+        if not offer.tools or not (offer.is_required or wish):
+            return wish
+        schema = None if wish is None or offer.is_required else _schema_of(wish)
+        grammar = grammar_of(self.format, offer, self._tokenizer, schema)
+        return Form(grammar, "tools", "tools")
+
+    def sampling_changes(self, offer: Offer, form: Form | None) -> dict[str, Any]:
+        """What an offer makes of a request's sampling parameters, and the form that it has."""
+        changes: dict[str, Any] = {"grammar": form.grammar if form else None}
         if offer.tools and self._has_special_markers:
             changes["skip_special_tokens"] = False
-        if offer.is_required:
-            changes["grammar"] = grammar_of(self.format, offer, self._tokenizer)
         return changes
 
     @cached_property
@@ -107,6 +119,21 @@ class Dialect:
         if isinstance(self._native, Mistral):
             conversation = [_with_short_ids(message) for message in conversation]
         return conversation, tools
+
+
+def _schema_of(wish: Form) -> dict[str, Any]:
+    """The schema of an answer that may come instead of calls."""
+    schema: Any = None
+    if wish.grammar.kind == "json_schema":
+        with suppress(ValueError, RecursionError):
+            schema = json.loads(wish.grammar.text)
+    if not isinstance(schema, dict):
+        raise RequestError(
+            f"{wish.param} goes with tools only as the JSON schema of an object: leave it out, or "
+            'set tool_choice to "none".',
+            wish.param,
+        )
+    return schema
 
 
 def _with_short_ids(message: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ class Hermes:
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         more = r' ("\n" call)*' if is_parallel else ""
         call = rf'call: {markers[BEGIN]} "\n" object "\n" {markers[END]}'
-        return (f"start: call{more}", call)
+        return (f"calls: call{more}", call)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from content_and_calls(source, BEGIN, partial(self._call, source, names))

@@ -19,7 +19,7 @@ class Llama3Json:
 
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         del markers  # the tag goes before calls of built-in tools
-        return ("start: object" + (' ("; " object)*' if is_parallel else ""),)
+        return ("calls: object" + (' ("; " object)*' if is_parallel else ""),)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from source.skip_space()

@@ -22,7 +22,7 @@ class Mistral:
 
     def grammar_rules(self, markers: Mapping[str, str], *, is_parallel: bool) -> tuple[str, ...]:
         more = ' (", " object)*' if is_parallel else ""
-        return (f'start: {markers[BEGIN]} "[" object{more} "]"',)
+        return (f'calls: {markers[BEGIN]} "[" object{more} "]"',)
 
     def read(self, source: Source, names: Collection[str]) -> Reading[None]:
         yield from content_and_calls(source, BEGIN, partial(self._calls, source, names))

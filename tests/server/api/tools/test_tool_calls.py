@@ -324,6 +324,17 @@ def test_a_call_may_be_required(served, choice) -> None:
     assert engine.requests[-1].params.grammar is None
 
 
+def test_a_schema_that_cannot_be_held_to_is_refused(served) -> None:
+    client, engine = served
+    function = {"name": "f", "parameters": {"properties": {"a": {"type": "colour"}}}}
+    error = refusal(
+        client, tools=[{"type": "function", "function": function}], tool_choice="required"
+    )
+    assert error["param"] == "tools"
+    assert "colour" in error["message"]
+    assert engine.requests == []
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
