@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from cast_drafters.tree import SOURCES
 from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.observing.families import Engine, counter, gauge, histogram
 from cast_server.observing.http_counts import HttpCounts
-
-_FREE_SOURCES: Final = ("text", "store")  # as a pooled tree numbers them, behind the drafter
 
 
 class CastCollector(Collector):
@@ -138,7 +136,7 @@ def _steps(ledger: Ledger) -> Iterable[Metric]:
 
 
 def _sources(figures: Figures) -> Iterable[Metric]:
-    ledger, names = figures.ledger, (figures.drafter, *_FREE_SOURCES)
+    ledger, names = figures.ledger, (figures.drafter, *SOURCES[1:])
     for name, text, counts in (
         ("draft_tokens_by_source", "Draft tokens verified.", ledger.drafted_by),
         ("accepted_tokens_by_source", "Draft tokens accepted.", ledger.accepted_by),
