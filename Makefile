@@ -17,7 +17,7 @@ serve: $(INSTALLED)
 	@$(BIN)/cast-serve $(ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not gpu" -n 2 --dist loadfile $(ARGS)
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -128,6 +128,7 @@ class ScriptedEngine:
     """Answers every request with `outputs`, `pause` seconds before each; counts those aborted."""
 
     model_name = "scripted"
+    fingerprint = "fp_0123456789ab"
     max_model_len = 4096
     vocab_size = 100_000
     policies = ("off", "chain", "cast")
