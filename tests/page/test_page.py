@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -145,7 +146,8 @@ def test_compare_finds_the_texts_identical_and_tells_both_speeds(opened, bodies)
     ask(page, temperature=0.7, seed="")
     page.click("#compare")
     page.wait_for_selector("#compared .same")
-    assert "identical, all 40 tokens" in page.text_content("#compared .same")
+    # any seed will do, and some end an answer early
+    assert re.search(r"identical, all \d+ tokens", page.text_content("#compared .same"))
     speeds = page.locator("#compared .speed")
     assert speeds.count() == 2
     assert all("tokens/s" in speeds.nth(i).text_content() for i in range(2))
