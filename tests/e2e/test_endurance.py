@@ -1,6 +1,6 @@
 """An hour in small: many clients at once, some of them rude, and in the end a SIGTERM under load.
 
-`CASTSERVE_ENDURANCE_SECONDS` says for how long (60), `CASTSERVE_ENDURANCE_MODEL` with which model
+`ENDURANCE_SECONDS` says for how long (60), `ENDURANCE_MODEL` with which model
 (a tiny random one).
 """
 
@@ -26,8 +26,8 @@ from e2e.serving import Server, serving
 
 from cast_server.api.keys import new_key
 
-SECONDS = float(os.environ.get("CASTSERVE_ENDURANCE_SECONDS", "60"))
-MODEL = os.environ.get("CASTSERVE_ENDURANCE_MODEL", "")
+SECONDS = float(os.environ.get("ENDURANCE_SECONDS", "60"))
+MODEL = os.environ.get("ENDURANCE_MODEL", "")
 CLIENTS = 64
 CONTEXT = 2048  # tokens, and all that the cache holds
 DELIBERATE = {"engine_overloaded": 503, "rate_limit_exceeded": 429, "request_timeout": 408}
