@@ -14,7 +14,7 @@ import httpx2
 import schemathesis
 
 MODEL = "tiny"
-ONE_IN = 4
+ONE_IN = {"coverage": 16}  # there are many that differ little; else every other one
 SHORT = {"max_tokens": 8, "max_completion_tokens": 8, "n": 2, "best_of": 2}  # at most
 NEEDED = {
     "messages": [{"role": "user", "content": "the cat"}],
@@ -30,7 +30,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     body = case.body
     if not isinstance(body, dict) or case.method != "POST" or case.meta.generation.mode.is_negative:
         return
-    if zlib.crc32(repr(body).encode("utf-8", "replace")) % ONE_IN == 0:
+    one_in = ONE_IN.get(case.meta.phase.name.value, 2)
+    if zlib.crc32(repr(body).encode("utf-8", "replace")) % one_in == 0:
         url = case.operation.base_url.rstrip("/") + case.path
         case.body = _accepted(url, _short(body) if case.path.endswith("completions") else body)
 
