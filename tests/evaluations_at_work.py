@@ -274,8 +274,10 @@ class Client(httpx2.Client):
     def items(self, job: dict[str, Any], **query: Any) -> dict[str, Any]:
         return self.get(f"/v1/evaluations/{job['id']}/items", params=query).json()
 
-    def until(self, job: dict[str, Any], condition: Callable[[dict[str, Any]], bool]) -> Any:
-        deadline = time.monotonic() + 10
+    def until(
+        self, job: dict[str, Any], condition: Callable[[dict[str, Any]], bool], seconds: float = 10
+    ) -> Any:
+        deadline = time.monotonic() + seconds
         while not condition(now := self.job(job)):
             assert time.monotonic() < deadline, now
             time.sleep(0.005)

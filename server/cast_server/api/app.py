@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
+from cast_server.api.documented import DocumentedApp, failures, operation_id
 from cast_server.api.edge import Edge, surround
 from cast_server.api.engine import Engine
 from cast_server.api.routes import (
@@ -28,6 +29,7 @@ from cast_server.config import HttpConfig
 from cast_server.evaluators.jobs.service import Evaluations
 from cast_server.observing.middleware import ObservingMiddleware, RouteMiddleware
 from cast_server.observing.observer import Observer
+from cast_server.release import release
 
 
 def create_app(
@@ -54,7 +56,13 @@ def create_app(
                 await stack.enter_async_context(evaluations.running())
             yield
 
-    app = FastAPI(title="castserve", redirect_slashes=False, lifespan=lifespan)
+    app = DocumentedApp(
+        title="castserve",
+        version=release(),
+        redirect_slashes=False,
+        lifespan=lifespan,
+        generate_unique_id_function=operation_id,
+    )
     app.state.engine = engine
     app.state.observer = observer
     app.state.token_text = TokenText(engine.tokenizer)
@@ -64,12 +72,14 @@ def create_app(
     surround(app, config, edge)
     app.add_middleware(ObservingMiddleware, ended=observer.ended)
     for resource in (chat, completions, embeddings, tokenization, models):
-        app.include_router(resource.router)
+        app.include_router(resource.router, responses=failures(404, 429))
     for operation in (page, status, metrics, ops):
-        app.include_router(operation.router)
+        app.include_router(operation.router, responses=failures())
     if evaluations is not None:
         app.state.evaluations = evaluations
         edge.lifecycle.on_drain(evaluations.changes.tell)
-        app.include_router(evaluators_router(evaluations.evaluators))
-        app.include_router(evaluations_router(evaluations.evaluators))
+        for router in (evaluators_router, evaluations_router):
+            app.include_router(
+                router(evaluations.evaluators), responses=failures(404, 409, 422, 429, 507)
+            )
     return app

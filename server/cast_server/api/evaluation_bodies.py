@@ -9,7 +9,15 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar, Union
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 
 from cast_server.evaluators.base import Evaluator, Params
 from cast_server.evaluators.jobs.job import Counts, Job, Progress, Status
@@ -30,6 +38,17 @@ def _as_texts(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+def _check_encodes(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("must be valid Unicode, without half a surrogate pair") from error
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_check_encodes)]
+
+
 class RunRequest(BaseModel):
     """What to evaluate, on which model. A baseline is measured on the same items."""
 
@@ -37,7 +56,9 @@ class RunRequest(BaseModel):
 
     model: str
     baseline_model: str | None = None
-    input: Annotated[list[str], BeforeValidator(_as_texts)] = []
+    input: Annotated[
+        list[_Text], BeforeValidator(_as_texts, json_schema_input_type=str | list[str])
+    ] = []
     params: Params
 
     @property

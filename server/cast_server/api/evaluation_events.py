@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import asdict
@@ -27,6 +28,7 @@ async def evaluation_events(
     """
     told, told_at = None, 0.0
     while True:
+        await asyncio.sleep(0)  # what fits into the socket's buffer is sent without ever waiting
         try:
             job = evaluations.find(job_id)
         except UnknownEvaluationError:  # deleted in the meantime

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from cast_server.api.generation import ClientGoneError
@@ -22,6 +23,7 @@ _logger = logging.getLogger(__name__)
 
 _MAX_MESSAGE_CHARS = 1000
 _MAX_VALUE_CHARS = 80
+_METHODS: Final = ("DELETE", "GET", "HEAD", "POST")
 _CODES: Final = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
 
 
@@ -109,7 +111,20 @@ async def _on_http_exception(request: Request, exception: Exception) -> Response
         message = f"{request.method} {request.url.path} {reason}."
     elif status == 400:
         message = "The body could not be read: it must be JSON in UTF-8."
-    return error_response(http_error(status, message), exception.headers)
+    headers = {"Allow": _allowed(request)} if status == 405 else exception.headers
+    return error_response(http_error(status, message), headers)
+
+
+def _allowed(request: Request) -> str:
+    """All methods that the path takes; the exception knows those of one route only."""
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    routes = request.app.routes
+    taken = (
+        method
+        for method, scope in scopes.items()
+        if any(route.matches(scope)[0] is Match.FULL for route in routes)
+    )
+    return ", ".join(taken)
 
 
 async def _on_client_gone(_: Request, __: Exception) -> Response:

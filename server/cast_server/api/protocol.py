@@ -9,7 +9,7 @@ Ranges of sampling fields are checked once, by `SamplingParams`.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     BaseModel,
@@ -39,6 +39,7 @@ Integer = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Boolean = Annotated[bool, Field(strict=True)]
 TokenIds = tuple[int, ...]
+_NULL: Final = {"type": "null"}
 
 
 def _read_stop(value: object) -> tuple[str, ...]:
@@ -143,10 +144,19 @@ Content = Annotated[
 ]
 
 
+def _allow_nulls(schema: dict[str, Any]) -> None:
+    """Says in the schema of an object what `Fields` does with nulls."""
+    for name, field in schema.get("properties", {}).items():
+        kinds = field.get("anyOf", ())
+        if name not in schema.get("required", ()) and _NULL not in kinds:
+            about = {key: field.pop(key) for key in ("title", "default") if key in field}
+            schema["properties"][name] = {"anyOf": [*(kinds or [field]), _NULL], **about}
+
+
 class Fields(BaseModel):
     """A JSON object in which null means that the field is left out."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_extra=_allow_nulls)
 
     @model_validator(mode="before")
     @classmethod

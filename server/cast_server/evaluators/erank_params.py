@@ -29,7 +29,7 @@ class RandomInit(Params):
     std: float | None = Field(
         None,
         gt=0,
-        le=10,
+        le=1,  # transformers takes no more
         description="Standard deviation of the initial weights (initializer_range); null for "
         "the one of the model's configuration. It decides the sign of Diff-eRank.",
     )

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from cast_server.api.answering import respond
 from cast_server.api.dependencies import DialectDep, EngineDep, TokenTextDep
+from cast_server.api.documented import content
 from cast_server.api.formats import ChatFormat, Header
 from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import chat_prompt
@@ -23,7 +24,9 @@ from cast_server.api.tools.reader import CallReader, MessageReader, TextReader
 router = APIRouter(tags=["chat"])
 
 
-@router.post("/v1/chat/completions", response_model=ChatCompletion)
+@router.post(
+    "/v1/chat/completions", response_model=ChatCompletion, responses=content("text/event-stream")
+)
 async def create_chat_completion(
     body: ChatCompletionRequest,
     http: Request,

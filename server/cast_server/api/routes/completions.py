@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from cast_server.api.answering import respond
 from cast_server.api.dependencies import EngineDep, TokenTextDep
+from cast_server.api.documented import content
 from cast_server.api.echo import Echo, prompt_pieces
 from cast_server.api.engine import Engine
 from cast_server.api.formats import CompletionFormat, Header
@@ -23,7 +24,7 @@ from cast_server.api.token_text import TokenText
 router = APIRouter(tags=["completions"])
 
 
-@router.post("/v1/completions", response_model=Completion)
+@router.post("/v1/completions", response_model=Completion, responses=content("text/event-stream"))
 async def create_completion(
     body: CompletionRequest, http: Request, engine: EngineDep, texts: TokenTextDep
 ) -> Response:

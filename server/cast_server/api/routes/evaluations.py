@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.responses import StreamingResponse
 
 from cast_server.api.dependencies import EvaluationsDep
+from cast_server.api.documented import content
 from cast_server.api.evaluation_bodies import (
     CreateEvaluation,
     DeletedEvaluation,
@@ -31,7 +32,8 @@ from cast_server.evaluators.jobs.strict_json import dumps
 _NDJSON = "application/x-ndjson"
 _STREAMED_ITEMS = 500
 _Key = Annotated[str | None, Header(alias="Idempotency-Key", min_length=1, max_length=255)]
-_LastEvent = Annotated[int, Header(alias="Last-Event-ID", ge=0)]
+_LARGEST = 2**63 - 1  # that the journal can look for
+_LastEvent = Annotated[int, Header(alias="Last-Event-ID", ge=0, le=_LARGEST)]
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -59,12 +61,24 @@ def evaluations_router(evaluators: Mapping[str, Evaluator[Any]]) -> APIRouter:
     router.add_api_route(one, retrieve_evaluation, methods=["GET"])
     router.add_api_route(one, delete_evaluation, methods=["DELETE"])
     router.add_api_route(f"{one}/cancel", cancel_evaluation, methods=["POST"])
-    router.add_api_route(f"{one}/events", stream_events, methods=["GET"])
-    for path, handler, body in (
-        ("results", retrieve_results, results_body(evaluators.values())),
-        ("items", list_items, item_page(evaluators.values())),
+    router.add_api_route(
+        f"{one}/events",
+        stream_events,
+        methods=["GET"],
+        response_class=Response,
+        responses=content("text/event-stream") | {204: {"description": "There is no more news."}},
+    )
+    for path, handler, body, others in (
+        ("results", retrieve_results, results_body(evaluators.values()), ()),
+        ("items", list_items, item_page(evaluators.values()), (_NDJSON,)),
     ):
-        router.add_api_route(f"{one}/{path}", handler, methods=["GET"], response_model=body)
+        router.add_api_route(
+            f"{one}/{path}",
+            handler,
+            methods=["GET"],
+            response_model=body,
+            responses=content(*others),
+        )
     return router
 
 
@@ -162,7 +176,7 @@ async def retrieve_results(
 async def list_items(
     evaluation_id: str,
     evaluations: EvaluationsDep,
-    after: int = -1,
+    after: Annotated[int, Query(ge=-1, le=_LARGEST)] = -1,
     limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
     accept: Annotated[str, Header()] = "",
 ) -> Response:

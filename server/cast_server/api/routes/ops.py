@@ -6,13 +6,13 @@ from fastapi import APIRouter, Request, Response
 
 from cast_server.api.failures import http_error
 from cast_server.api.lifecycle import Lifecycle, Phase
-from cast_server.api.responses import Health, Version
+from cast_server.api.responses import ErrorBody, Health, Version
 from cast_server.release import release
 
 router = APIRouter(tags=["operations"])
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"model": Health | ErrorBody}})
 @router.get("/ping", include_in_schema=False)
 async def health(http: Request, response: Response) -> Health:
     """Says whether requests are accepted: 200, or 503 while loading and when about to stop."""
