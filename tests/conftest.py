@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 # What tests measure and learn, on a machine that they keep busy, is not for the user's own cache.
@@ -16,6 +17,10 @@ os.environ["CASTSERVE_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" 
 if "gpu" not in sys.argv:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# How long an example takes says more of what else the machine does.
+hypothesis.settings.register_profile("castserve", deadline=None)
+hypothesis.settings.load_profile("castserve")
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
