@@ -13,8 +13,11 @@ MAX_NUM_SEQS = 4
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    directory = tmp_path_factory.mktemp("server")
+    log = directory / "log.txt"
     flags = ("--kv-cache-tokens", "4096", "--max-num-seqs", str(MAX_NUM_SEQS))
+    # one directory belongs to one server at a time
+    flags += ("--evaluations-dir", str(directory / "evaluations"))
     with serving(log, *flags) as server:
         yield server
         assert server.terminate() == 0

@@ -21,7 +21,7 @@ SERVER_ROOT = str(Path(cli.__file__).parents[1])
 
 # Stands in for the engine and the app, so that the command itself is what is tested.
 STUB = """
-import signal, sys, types
+import logging, signal, sys, types
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -39,7 +39,11 @@ def build_parts(config, http):
     {build}
     return Parts()
 
-app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("hello"))])
+def hello(_):
+    logging.getLogger("cast_server").info("somebody has said hello")
+    return PlainTextResponse("hello")
+
+app = Starlette(routes=[Route("/", hello)])
 
 sys.modules["cast_server.build"] = types.SimpleNamespace(build_parts=build_parts)
 sys.modules["cast_server.api.app"] = types.SimpleNamespace(create_app=lambda *_: app)
@@ -166,7 +170,7 @@ def test_a_log_of_json_has_nothing_else_in_it() -> None:
         _, errors = server.communicate(timeout=30)
     lines = [json.loads(line) for line in errors.splitlines()]
     assert lines
-    assert {line["logger"] for line in lines} == {"uvicorn.error"}
+    assert {line["logger"] for line in lines} == {"cast_server"}
     assert all({"time", "level", "message"} <= set(line) for line in lines)
 
 
