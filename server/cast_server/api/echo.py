@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cast_server.api.protocol import TokenIds
+from cast_server.api.fields import TokenIds
 from cast_server.api.token_text import TokenText
 from cast_server.engine.request import TokenLogprob
 

@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, model_validator
 
-from cast_server.api.protocol import Fields, Inputs
+from cast_server.api.fields import Fields, Inputs
 from cast_server.errors import RequestError
-
-MAX_INPUTS = 2048
 
 
 class EmbeddingRequest(Fields):
@@ -32,14 +30,6 @@ class EmbeddingRequest(Fields):
                 "dimensions",
             )
         return data
-
-    @model_validator(mode="after")
-    def _check_count(self) -> EmbeddingRequest:
-        if len(self.input) > MAX_INPUTS:
-            raise RequestError(
-                f"input may hold at most {MAX_INPUTS} texts, got {len(self.input)}.", "input"
-            )
-        return self
 
 
 class Embedding(BaseModel):

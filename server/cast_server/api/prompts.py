@@ -9,7 +9,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from cast_server.api.protocol import ChatMessage, TokenIds
+from cast_server.api.fields import TokenIds
+from cast_server.api.protocol import ChatMessage
 from cast_server.api.tools.definitions import Tool
 from cast_server.api.tools.dialect import Dialect
 from cast_server.errors import RequestError

@@ -11,12 +11,8 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from cast_server.api.engine import Engine
-from cast_server.api.protocol import (
-    MAX_CHOICES,
-    ChatCompletionRequest,
-    CompletionRequest,
-    TokenIds,
-)
+from cast_server.api.fields import MAX_CHOICES, TokenIds
+from cast_server.api.protocol import ChatCompletionRequest, CompletionRequest
 from cast_server.engine.request import Request, SamplingParams, SpeculationParams
 from cast_server.errors import ContextLengthError, RequestError, UnknownModelError
 

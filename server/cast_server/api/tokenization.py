@@ -6,7 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from cast_server.api.protocol import Boolean, ChatMessage, Fields, Integer
+from cast_server.api.fields import Boolean, Fields, Integer
+from cast_server.api.protocol import ChatMessage
 from cast_server.api.refused_fields import refuse_unsupported
 from cast_server.errors import RequestError
 

@@ -12,10 +12,11 @@ from cast_server.api.dependencies import EngineDep, TokenTextDep
 from cast_server.api.documented import content
 from cast_server.api.echo import Echo, prompt_pieces
 from cast_server.api.engine import Engine
+from cast_server.api.fields import TokenIds
 from cast_server.api.formats import CompletionFormat, Header
 from cast_server.api.prediction import prediction_tokens
 from cast_server.api.prompts import completion_prompts
-from cast_server.api.protocol import CompletionRequest, TokenIds
+from cast_server.api.protocol import CompletionRequest
 from cast_server.api.requests import check_model, completion_requests
 from cast_server.api.response_format import check_form
 from cast_server.api.responses import Completion

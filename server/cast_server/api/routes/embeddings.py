@@ -16,9 +16,9 @@ from cast_server.api.embeddings import (
     encoded,
 )
 from cast_server.api.engine import Engine
+from cast_server.api.fields import TokenIds
 from cast_server.api.generation import run_while_connected
 from cast_server.api.prompts import completion_prompts
-from cast_server.api.protocol import TokenIds
 from cast_server.api.requests import check_model, check_token_ids, room_for
 
 router = APIRouter(tags=["embeddings"])

@@ -8,8 +8,8 @@ from fastapi import APIRouter
 
 from cast_server.api.dependencies import EngineDep
 from cast_server.api.engine import Engine
+from cast_server.api.fields import TokenIds
 from cast_server.api.prompts import chat_prompt, encode
-from cast_server.api.protocol import TokenIds
 from cast_server.api.requests import check_model, check_token_ids
 from cast_server.api.tokenization import (
     AddedToken,
