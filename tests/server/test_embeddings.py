@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import threading
+from collections.abc import Generator
 
 import httpx2
 import numpy as np
@@ -102,8 +104,19 @@ def test_too_many_at_once_are_told_to_wait() -> None:
     engine = AsyncEngine(tiny_models.tiny_core(tiny_models.model_of("llama")), "tiny", 2)
     engine.start()
 
+    gate = threading.Event()
+
+    def held() -> Generator[None, None, None]:
+        gate.wait(20)
+        return
+        yield
+
     async def three():
-        texts = [engine.embed([5] * 40) for _ in range(3)]
+        holding = asyncio.ensure_future(engine.work(lambda _: held()))
+        texts = [asyncio.ensure_future(engine.embed([5] * 40)) for _ in range(3)]
+        await asyncio.sleep(0.05)  # all three have asked
+        gate.set()
+        await holding
         return await asyncio.gather(*texts, return_exceptions=True)
 
     *found, refused = asyncio.run(three())
