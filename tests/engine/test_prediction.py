@@ -134,13 +134,13 @@ def test_off_is_off(core, plain) -> None:
 
 
 def test_no_step_drafts_more_than_the_request_allows(core, plain) -> None:
-    answer = ask(core, "cast", plain(), max_draft_tokens=5, per_step=True)
+    answer = ask(core, "chain:32", plain(), max_draft_tokens=5, per_step=True)
     stats = stats_of(answer)
     assert max(drafted for drafted, _ in stats.per_step) == 5 == stats.num_spec_tokens
     assert len(stats.per_step) == stats.num_spec_steps
     assert sum(drafted for drafted, _ in stats.per_step) == stats.num_draft_tokens
     assert sum(accepted for _, accepted in stats.per_step) == stats.num_accepted_draft_tokens
-    assert stats_of(ask(core, "cast", plain())).per_step == ()
+    assert stats_of(ask(core, "chain:32", plain())).per_step == ()
 
 
 def test_what_a_stop_cuts_off_is_not_counted_as_accepted(core, plain) -> None:
