@@ -6,10 +6,12 @@ import dataclasses
 import json
 from pathlib import Path
 
+import tiny_models
 import torch
 from safetensors.torch import save_file
 
 from cast_drafters.base import TargetParts
+from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.eagle.config import HeadConfig
 
 VOCAB, WIDTH, LAYERS = 61, 24, 6
@@ -231,3 +233,11 @@ class PlainV1(Plain):
 
     def log_probs(self, out):
         return (out @ self.lm_head.T).log_softmax(-1)
+
+
+def save_for_tiny_models(directory: Path) -> Path:
+    """A random head that fits `tiny_models`, as files; returns the directory."""
+    sizes = {"target_hidden_size": tiny_models.SIZES["hidden_size"], "draft_vocab_size": 50}
+    fitting = config(**sizes, vocab_size=tiny_models.VOCAB_SIZE, layer_ids=(0, 1, 1))
+    write_head(directory, fitting, weights(fitting))
+    return directory

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -140,3 +141,10 @@ def tiny_core(model: Any, tokenizer: Any = None, **changes: Any) -> EngineCore:
     return build_core(
         EngineConfig(**settings | changes), model, tokenizer or byte_level_tokenizer()
     )
+
+
+def save(directory: Path) -> Path:
+    """A random Llama and its tokenizer, as files; returns the directory."""
+    randomised(llama).save_pretrained(directory)
+    byte_level_tokenizer().save_pretrained(directory)
+    return directory

@@ -14,7 +14,6 @@ import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 
-from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.shipped import shipped_head
 from cast_kernels.backend import TORCH
 from cast_profiler.profile import Profile
@@ -36,18 +35,12 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_models.randomised(tiny_models.llama).save_pretrained(directory)
-    tiny_models.byte_level_tokenizer().save_pretrained(directory)
-    return directory
+    return tiny_models.save(directory)
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("head")
-    sizes = {"target_hidden_size": tiny_models.SIZES["hidden_size"], "draft_vocab_size": 50}
-    config = plain_head.config(**sizes, vocab_size=tiny_models.VOCAB_SIZE, layer_ids=(0, 1, 1))
-    write_head(directory, config, plain_head.weights(config))
-    return directory
+    return plain_head.save_for_tiny_models(tmp_path_factory.mktemp("head"))
 
 
 @pytest.fixture

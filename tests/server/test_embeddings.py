@@ -101,7 +101,7 @@ def test_what_cannot_be_is_refused(http, body, param) -> None:
 
 
 def test_too_many_at_once_are_told_to_wait() -> None:
-    engine = AsyncEngine(tiny_models.tiny_core(tiny_models.model_of("llama")), "tiny", 3)
+    engine = AsyncEngine(tiny_models.tiny_core(tiny_models.model_of("llama")), "tiny", 2)
     engine.start()
 
     gate = threading.Event()

@@ -15,7 +15,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cast_drafters.eagle.checkpoint import write_head
 from cast_server import build
 from cast_server.build import build_core, build_engine, plan_engine
 from cast_server.config import EngineConfig
@@ -38,18 +37,12 @@ GROWTH = (0.95, 1.4)
 @pytest.fixture(scope="module")
 def model_directory(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_models.randomised(tiny_models.llama).save_pretrained(directory)
-    tiny_models.byte_level_tokenizer().save_pretrained(directory)
-    return directory
+    return tiny_models.save(directory)
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("head")
-    sizes = {"target_hidden_size": tiny_models.SIZES["hidden_size"], "draft_vocab_size": 50}
-    config = plain_head.config(**sizes, vocab_size=tiny_models.VOCAB_SIZE, layer_ids=(0, 1, 1))
-    write_head(directory, config, plain_head.weights(config))
-    return directory
+    return plain_head.save_for_tiny_models(tmp_path_factory.mktemp("head"))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -217,9 +217,11 @@ class AsyncEngine:
 
         Raises `EngineOverloadedError` if too many wait already.
         """
-        if len(self._jobs) >= self._max_waiting:
+        with self._lock:
+            num_calls = sum(job.is_call for job in self._jobs.values())
+        if num_calls >= self._max_waiting:
             raise EngineOverloadedError(
-                f"{len(self._jobs)} texts are being read already; try again in a moment."
+                f"{num_calls} texts are being read already; try again in a moment."
             )
         return await self.work(lambda core: embed(core, token_ids), is_call=True)
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from cast_drafters.tree import PREDICTED
+from cast_drafters.tree import SOURCES as ALL_SOURCES
 from cast_server.errors import RequestError
 
 if TYPE_CHECKING:  # outputs hold traces, and walks know requests
@@ -21,14 +23,13 @@ if TYPE_CHECKING:  # outputs hold traces, and walks know requests
 
 MAX_NODES: Final = 256  # of a step that are told, the likeliest and the accepted ones
 
-# What the numbers in `DraftTree.sources_T` stand for, by drafter; whichever it is, one number is
+# What the numbers in `DraftTree.sources_T` stand for, by drafter; whichever it is, `PREDICTED` is
 # the text that a client expects.
 SOURCES: Final[Mapping[str, tuple[str, ...]]] = {
     "eagle": ("head", "text", "store"),
     "ngram": ("text",),
     "draft-model": ("model",),
 }
-_PREDICTION: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,6 @@ def _kept(log_probs: list[float], accepted: Seq[int]) -> list[int]:
 
 
 def _name(names: tuple[str, ...], number: int) -> str | None:
-    if number == _PREDICTION:
-        return "prediction"
+    if number == PREDICTED:
+        return ALL_SOURCES[PREDICTED]
     return names[number] if 0 <= number < len(names) else None

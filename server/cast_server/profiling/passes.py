@@ -122,11 +122,10 @@ def fill_head(core: EngineCore, head: ServedHead, slots_M: NDArray[np.int64]) ->
     for begin in range(0, len(slots_M), _CHUNK):
         slots_R = slots_M[begin : begin + _CHUNK]
         count = len(slots_R)
-        chain = SequenceRows(slots_R, np.tri(count, dtype=np.bool_), np.arange(count))
         tokens_R, positions_R = np.arange(count) % core.runner.vocab_size, np.arange(count)
         hidden_RH = random_normal((count, head.config.hidden_size), core.runner.device)
-        head.forward(HeadRows(tokens_R, positions_R, slots_R, [chain]), hidden_RH)
         head.keep(head.to_device(slots_R), hidden_RH)
+        head.remember(HeadRows(tokens_R, positions_R, slots_R, ()), slots_R)
 
 
 def _tree(num_nodes: int, vocab_size: int) -> DraftTree:

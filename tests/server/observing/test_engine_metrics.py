@@ -167,9 +167,17 @@ def test_times_add_up(client) -> None:
     assert queue + prefill == pytest.approx(first)
     assert prefill + decode == pytest.approx(inference)
     assert queue + inference <= total < queue + inference + 0.5
-    busy = value(samples, "castserve_engine_busy_seconds_total", work="requests")
-    assert inference * 0.5 < busy
+    # of three, as a busy machine takes the engine's thread away between its steps
+    assert max(_busy_share(client) for _ in range(3)) > 0.9
     assert value(samples, "castserve_engine_busy_seconds_total", work="background") == 0
+
+
+def _busy_share(client) -> float:
+    """Of the time that a few requests more are being worked on."""
+    names = ("castserve_engine_busy_seconds_total", "vllm:request_inference_time_seconds_sum")
+    before, _, after = scrape(client), ask_all(client, "tree:6"), scrape(client)
+    busy = value(after, names[0], work="requests") - value(before, names[0], work="requests")
+    return busy / (value(after, names[1]) - value(before, names[1]))
 
 
 def test_the_answer_tells_its_times(client) -> None:
