@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 _LOW: Final = -5.0  # log-odds of the first and of the last knot
 _HIGH: Final = 5.0
@@ -41,6 +42,8 @@ _LEAST_SPREAD: Final = 0.02
 _SHORTEST_RUN: Final = 4  # outcomes
 _BEYOND_BELIEF: Final = 3.5  # standard deviations
 _BEST: Final = math.log(0.999)
+ODDS: Final = (_LOW, _HIGH)
+MOST_CERTAIN: Final = _BEST
 
 
 class Kind(tuple[int, int, int, int]):
@@ -103,6 +106,28 @@ class Calibration:
         mode, source, _, rank = kind
         if not rank:
             self._surprise[mode, source].add(predicted, is_right)
+
+    def table(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """All that `log_prob` and `step_log_prob` tell, for who asks where no call can be made.
+
+        Log-odds at the knots, which lie evenly between `ODDS`, by the numbers of a kind; and the
+        step of each depth from 0 on, by sampled or not, the last of them standing for all beyond.
+        """
+        prior, lean = _PRIOR * self._weight, _LEAN * self._weight
+        seen, hits = self._seen.sum((2, 3)), self._hits.sum((2, 3))
+        common = (hits + prior * self._prior) / (seen + prior)
+        rates = (self._hits + lean * common[:, :, None, None]) / (self._seen + lean)
+        odds = np.log(rates / (1 - rates))
+        self._stale.clear()
+        for index in np.ndindex(odds.shape[:-1]):
+            self._odds[Kind(index)] = odds[index].tolist()
+        for place, surprise in self._surprise.items():
+            odds[place] += surprise.shift
+        steps = [
+            [self.step_log_prob(bool(mode), depth) for depth in range(_PATH_DEPTHS + 2)]
+            for mode in range(_MODES)
+        ]
+        return odds.astype(np.float32), np.array(steps, np.float32)
 
     def step_log_prob(self, is_sampled: bool, depth: int) -> float:
         """What a path's log-probability gains by being `depth` long instead of one node less,
