@@ -61,6 +61,11 @@ class Pool:
                 largest[token] = max(largest.get(token, (0.0, source)), (part, source))
         return [Guess(token, math.log(p), largest[token][1]) for token, p in pooled.items() if p]
 
+    def trust(self, depth: int, text: int, store: int) -> float:
+        """The logarithm of the head's weight, by its depth and the orders of the free sources."""
+        weight = float(self.weights_DTRS[self._cell(depth, text, store)][0])
+        return math.log(weight) if weight > 0 else -math.inf
+
     @classmethod
     def default(cls) -> Pool:
         """What holds for many: a matched context counts the more the longer it is."""

@@ -1,4 +1,5 @@
-"""Arrays that the host fills and the device reads at places that never change."""
+"""Arrays that the host fills and the device reads at places that never change; and what it sends
+back."""
 
 from __future__ import annotations
 
@@ -61,3 +62,21 @@ class Staging:
         self._device[:end].copy_(self._host[:end], non_blocking=True)
         if self._sent is not None:
             self._sent.record()
+
+
+class Arrival:
+    """A tensor on its way back: the copy follows what is on the device's queue by now."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        is_cuda = tensor.device.type == "cuda"
+        self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=is_cuda)
+        self._host.copy_(tensor, non_blocking=True)
+        self._arrived = torch.cuda.Event() if is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def wait(self) -> NDArray[Any]:
+        """Until it is there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._host.numpy()

@@ -13,6 +13,8 @@ import torch
 
 from cast_drafters.base import Drafter, HiddenObserver, TargetParts
 from cast_drafters.calibration import Calibration
+from cast_drafters.eagle.device_drafts import DeviceDrafts
+from cast_drafters.eagle.device_growth import DeviceGrowth
 from cast_drafters.eagle.drafter import EagleDrafter
 from cast_drafters.eagle.passes import DevicePasses
 from cast_drafters.policy import parse_policy
@@ -31,6 +33,7 @@ from cast_server.engine.async_engine import AsyncEngine
 from cast_server.engine.block_pool import BlockPool
 from cast_server.engine.core import EngineCore
 from cast_server.engine.device_pass import DevicePass
+from cast_server.engine.grown_pass import GrownPass
 from cast_server.engine.model_runner import ModelRunner, check_supported, kv_cache_shape
 from cast_server.engine.scheduler import Scheduler, SchedulerLimits
 from cast_server.engine.target_pass import HostPass, TargetPass
@@ -214,9 +217,10 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
     runner = ModelRunner(model, num_blocks * config.block_size, device, backend)
     drafter = _make_drafter(config, runner)
     scheduler = Scheduler(BlockPool(num_blocks, config.block_size), limits)
-    return EngineCore(
+    target = _make_pass(config, runner, limits, drafter)
+    core = EngineCore(
         runner,
-        _make_pass(config, runner, limits, drafter),
+        target,
         scheduler,
         drafter,
         tokenizer,
@@ -224,6 +228,9 @@ def build_core(config: EngineConfig, model: Any, tokenizer: Any) -> EngineCore:
         config.policy,
         _guessed_cost(runner),
     )
+    if isinstance(drafter, EagleDrafter) and isinstance(target, DevicePass) and target.buckets:
+        core.grown = _make_grown_pass(runner, target, drafter, limits)
+    return core
 
 
 def _guessed_cost(runner: ModelRunner) -> CostModel:
@@ -279,12 +286,26 @@ def _make_pass(
     target = DevicePass(runner, buckets, largest, config.block_size)
     if isinstance(drafter, EagleDrafter):
         size = (largest.sequences, limits.max_model_len)
-        drafter.passes = passes = DevicePasses(drafter.head, buckets, *size)
+        passes = DevicePasses(drafter.head, buckets, *size)
+        drafter.use(passes)
         if is_cuda:
             passes.capture()
     if is_cuda:
         target.capture()
     return target
+
+
+def _make_grown_pass(
+    runner: ModelRunner, target: DevicePass, drafter: EagleDrafter, limits: SchedulerLimits
+) -> GrownPass:
+    tables = drafter.calibration.table()
+    sizes = (limits.max_num_seqs, limits.max_model_len)
+    growth = DeviceGrowth(drafter.head, target.buckets, *sizes, tables)
+    grown = GrownPass(runner, target, drafter, DeviceDrafts(drafter, growth))
+    if runner.device.type == "cuda":
+        growth.capture()
+        grown.capture()
+    return grown
 
 
 def _make_drafter(config: EngineConfig, runner: ModelRunner) -> Drafter:

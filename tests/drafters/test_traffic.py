@@ -294,8 +294,8 @@ def test_nothing_is_kept_unless_asked_for(head: str) -> None:
     assert core.drafter.traffic is None
     first = answer(core, "first", "a")
     assert answer(core, "second", "a") == first
-    assert not any(isinstance(source, TrafficSource) for source in core.drafter._sources)
-    assert not core.drafter._text._texts
+    assert not any(isinstance(source, TrafficSource) for source in core.drafter.free_guesses.sources)
+    assert not core.drafter.free_guesses.text._texts
 
 
 def test_aborted_requests_leave_what_was_written(head: str) -> None:
@@ -306,7 +306,7 @@ def test_aborted_requests_leave_what_was_written(head: str) -> None:
         core.step()
     core.abort("r")
     assert core.drafter.traffic.size("")
-    assert not core.drafter._store._lives
+    assert not core.drafter.free_guesses.store._lives
 
 
 def test_other_drafters_cannot_learn() -> None:

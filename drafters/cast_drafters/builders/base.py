@@ -72,6 +72,16 @@ class StepCosts:
 
 
 @dataclass(frozen=True, slots=True)
+class StepShape:
+    """A step of drafts whose nodes are chosen elsewhere: which of the roots are run, how many rows
+    each level behind them has, and how many nodes are verified, of all sequences together."""
+
+    roots: tuple[bool, ...]
+    levels: tuple[int, ...]
+    num_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What a step brought and took, drafting and all, for all its sequences together: draft tokens
     that were expected to be accepted and that were; seconds, and what a plain step is thought to
@@ -84,7 +94,12 @@ class Outcome:
 
 
 class Builder(Protocol):
-    """Asked once a step each: `limits`, `widths` for one level after the other, `choose`."""
+    """Asked once a step each: `limits`, `widths` for one level after the other, `choose`.
+
+    One that `foresees` says at once what a step is to be like, and is asked `limits` and `plan`.
+    """
+
+    foresees: bool = False
 
     def limits(self, seats: Sequence[Seat], costs: StepCosts) -> list[DraftLimits]:
         """What to ask of the drafter for each seat; 0 nodes: nothing."""
@@ -112,6 +127,23 @@ class Builder(Protocol):
     ) -> list[DraftTree]:
         """The part of each tree to verify, at most `costs.max_nodes` nodes in all."""
         ...
+
+    def plan(
+        self,
+        frontiers: Sequence[Frontier],
+        costs: StepCosts,  # noqa: ARG002
+    ) -> StepShape:
+        """Before anything is run; `frontiers` are those of the roots. Of use if it `foresees`."""
+        return StepShape((False,) * len(frontiers), (), 0)
+
+    def verified(
+        self,
+        trees: Sequence[DraftTree],  # noqa: ARG002
+        seats: Sequence[Seat],  # noqa: ARG002
+        costs: StepCosts,  # noqa: ARG002
+    ) -> None:
+        """After `plan`: what was verified, which `choose` has not been asked for."""
+        return
 
     def settle(self, outcome: Outcome, costs: StepCosts) -> None:  # noqa: ARG002
         """What came of the step."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from cast_drafters.allocation import allocate, marginal_price
 from cast_drafters.base import DraftLimits, Frontier
-from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts
+from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts, StepShape
 from cast_drafters.builders.fixed import NO_DRAFTS
+from cast_drafters.builders.foresight import foresee
 from cast_drafters.builders.prospects import Prospects
 from cast_drafters.tree import DraftTree
 
@@ -145,6 +147,8 @@ class _Probes:
 class CastBuilder(Builder):
     """One for all sequences: they compete for rows, and the likeliest nodes win."""
 
+    foresees = True
+
     def __init__(self) -> None:
         self._prospects = Prospects()
         self._records: dict[str, _Record] = {}
@@ -236,6 +240,11 @@ class CastBuilder(Builder):
                 self._prospects.learn(level, before, after)
                 self._probes.found(before, after)
 
+    def plan(self, frontiers: Sequence[Frontier], costs: StepCosts) -> StepShape:
+        weights = [self._weights[one.request_id] for one in frontiers]
+        widths = partial(self.widths, costs=costs)
+        return foresee(widths, self._prospects, weights, frontiers, costs)
+
     def choose(
         self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts
     ) -> list[DraftTree]:
@@ -243,16 +252,20 @@ class CastBuilder(Builder):
             return list(trees)
         weights = [seat.weight for seat in seats]
         chosen = allocate(trees, costs.verify, costs.price, costs.max_nodes, weights)
+        self.verified(chosen, seats, costs)
+        return chosen
+
+    def verified(self, trees: Sequence[DraftTree], seats: Sequence[Seat], costs: StepCosts) -> None:
+        """Judges who was asked by what has come of it."""
         gains = [
             seat.weight * float(np.exp(tree.log_probs_T).sum())
-            for seat, tree in zip(seats, chosen, strict=True)
+            for seat, tree in zip(seats, trees, strict=True)
         ]
-        size = sum(map(len, chosen))
+        size = sum(map(len, trees))
         row_price = costs.price * (costs.verify(size) - costs.verify(0)) / max(1, size)
-        for seat, tree, gain, is_asked in zip(seats, chosen, gains, self._asked, strict=True):
+        for seat, tree, gain, is_asked in zip(seats, trees, gains, self._asked, strict=True):
             if is_asked:
                 self._judge(self._records[seat.request_id], gain - row_price * len(tree), costs)
-        return chosen
 
     def settle(self, outcome: Outcome, costs: StepCosts) -> None:
         """Whatever was expected: if steps with drafts bring less than plain ones, there are none

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cast_drafters.base import DraftLimits, Frontier, OpenGate
-from cast_drafters.builders.base import Builder, Seat, StepCosts
+from cast_drafters.builders.base import Builder, Seat, StepCosts, StepShape
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 
 NO_DRAFTS: Final = DraftLimits(0, 0, 0)
@@ -41,6 +41,7 @@ class OffBuilder(Builder):
 class _Fixed(Builder):
     """The same for every step; where rows are short, every sequence gets the same share."""
 
+    foresees = True
     depth = _DEPTH
     width = _WIDTH
     level_width = _WIDTH
@@ -62,6 +63,24 @@ class _Fixed(Builder):
         return [
             tree.best(_share(seat, seats, costs)) for tree, seat in zip(trees, seats, strict=True)
         ]
+
+    def plan(
+        self,
+        frontiers: Sequence[Frontier],
+        costs: StepCosts,  # noqa: ARG002
+    ) -> StepShape:
+        limits = [one.limits for one in frontiers]
+        depths = [min(one.max_levels, one.max_depth) for one in limits]
+        levels = [
+            sum(
+                min(one.level_width, one.max_width**level)
+                for one, depth in zip(limits, depths, strict=True)
+                if level < depth
+            )
+            for level in range(1, max(depths, default=0))
+        ]
+        num_nodes = sum(one.max_nodes for one in limits)
+        return StepShape((True,) * len(limits), tuple(levels), num_nodes)
 
     def _limits(self, seat: Seat, size: int) -> DraftLimits:
         return DraftLimits(

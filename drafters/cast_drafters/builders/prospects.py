@@ -45,6 +45,12 @@ class Prospects:
         self._after[sort][place] = _fitted(after)
         self._count[sort] += 1
 
+    def usual(self, level: int, before: Sequence[float]) -> list[float]:
+        """Conditional probabilities of the children that such a node has on average, once it has
+        been run; falling."""
+        found: list[float] = self._after[min(level, _LEVELS - 1), _sort(before)].mean(0).tolist()
+        return sorted(found, reverse=True)
+
     def gains(
         self,
         level: int,

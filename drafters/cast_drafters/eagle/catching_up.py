@@ -22,6 +22,8 @@ from cast_drafters.eagle.stamps import Stamps
 from cast_kernels.tree_attention import SequenceRows
 
 _FEW: Final = 8  # rows of a sequence that are not worth a call of their own
+_NONE: Final = np.empty(0, np.int64)
+_NO_ROWS: Final = SequenceRows(_NONE, np.empty((0, 0), np.bool_), _NONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,30 @@ class CatchingUp:
             return missing
         return 1 + math.ceil(min(self.most, missing - 1) * self.head.remembering_share)
 
+    def missing(self, context: DraftContext) -> int:
+        """Tokens that the head has not seen, the last one among them."""
+        return len(context.token_ids) - self.stamps.first_missing(context)
+
+    def level(self, contexts: Sequence[DraftContext | None]) -> Level:
+        """What `run` does as one pass, whose rows are all wanted or seen by what is: places without
+        a context have no rows, and nothing is kept of what is behind them."""
+        spans = [None if one is None else self._whole(one) for one in contexts]
+        real = [span for span in spans if span is not None]
+        rows, before_N = _rows(real, [_NO_ROWS if one is None else _chain(one) for one in spans])
+        sizes = [0 if one is None else len(one) for one in spans]
+        return Level(
+            rows,
+            before_N,
+            wanted_R=np.maximum(np.cumsum(sizes, dtype=np.int64) - 1, 0),
+            keep_R=np.array([-1 if one is None else one.slots_L[-1] for one in contexts], np.int64),
+        )
+
+    def mark(self, contexts: Sequence[DraftContext | None]) -> None:
+        """The pass of `level` is on its way."""
+        for one in contexts:
+            if one is not None:
+                self.stamps.mark(one, self.stamps.first_missing(one), len(one.token_ids))
+
     def run(self, contexts: Sequence[DraftContext]) -> tuple[Tensor, list[int]]:
         """The logits of what follows the last rows of those that are up to date now, and which
         those are."""
@@ -70,6 +96,9 @@ class CatchingUp:
         for span in spans:
             self.stamps.mark(span.context, span.begin, span.end)
         return logits_RV, current
+
+    def _whole(self, context: DraftContext) -> _Span:
+        return _Span(context, self.stamps.first_missing(context), len(context.token_ids))
 
     def _span(self, context: DraftContext) -> _Span:
         begin = self.stamps.first_missing(context)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -36,17 +37,18 @@ from cast_drafters.coupling import Candidates, Coupling
 from cast_drafters.eagle.catching_up import CatchingUp
 from cast_drafters.eagle.checkpoint import read_head
 from cast_drafters.eagle.config import TargetShape
+from cast_drafters.eagle.free_guesses import FreeGuesses
 from cast_drafters.eagle.growing import Growth, by_sequence, heat
-from cast_drafters.eagle.passes import Level, make_passes
+from cast_drafters.eagle.passes import HeadPasses, Level, make_passes
 from cast_drafters.eagle.served import NUM_SCRATCH, HeadRows, ServedHead
 from cast_drafters.eagle.served_v1 import ServedHeadV1
 from cast_drafters.eagle.stamps import Stamps
-from cast_drafters.growth import ROOT, Child, Guess
+from cast_drafters.growth import ROOT
 from cast_drafters.lessons import Proposals
 from cast_drafters.ngram_store import NgramStore
-from cast_drafters.pool import NOTHING, Pool, Prediction
+from cast_drafters.pool import Pool, Prediction
 from cast_drafters.shipped import shipped_head
-from cast_drafters.sources import TAIL, Source, StoreSource, TextSource
+from cast_drafters.sources import Source, StoreSource, TextSource
 from cast_drafters.traffic import TrafficSource, TrafficStore
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_kernels.gumbel import gumbel_noise
@@ -79,12 +81,10 @@ class EagleDrafter(Drafter, HiddenObserver):
     ) -> None:
         self.layer_ids = head.layer_ids
         self.head, self.passes = head, make_passes(head)
-        self._text, self._store = text, store
-        self._sources = [source for source in (text, store) if source is not None]
-        self._pool = pool or Pool.default()
+        self.free_guesses = FreeGuesses(text, store, pool or Pool.default())
         self.calibration = calibration or Calibration()
         self.stamps = Stamps(head.num_slots)
-        self._catching_up = CatchingUp(head, self.passes, self.stamps, max_catch_up)
+        self.catching_up = CatchingUp(head, self.passes, self.stamps, max_catch_up)
         self.coupling = Coupling()
         # What the last tree of a request offered behind each path, until the target has chosen.
         self._offered: dict[str, dict[tuple[int, ...], Candidates]] = {}
@@ -132,14 +132,22 @@ class EagleDrafter(Drafter, HiddenObserver):
     @property
     def traffic(self) -> TrafficStore | None:
         """What ended sequences have left behind; None unless they are to leave anything."""
-        return self._store.traffic if isinstance(self._store, TrafficSource) else None
+        return (
+            self.free_guesses.store.traffic
+            if isinstance(self.free_guesses.store, TrafficSource)
+            else None
+        )
+
+    def use(self, passes: HeadPasses) -> None:
+        """From now on the head's passes are these."""
+        self.passes = passes
+        self.catching_up = replace(self.catching_up, passes=passes)
 
     # Drafter
 
     def begin(self, request_id: str, token_ids: Sequence[int]) -> None:
         self.stamps.begin(request_id)
-        for source in self._sources:
-            source.begin(request_id, token_ids)
+        self.free_guesses.begin(request_id, token_ids)
 
     @torch.inference_mode()
     def propose(
@@ -170,8 +178,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         self.stamps.release(request_id)
         self._offered.pop(request_id, None)
         self._proposals.forget(request_id)
-        for source in self._sources:
-            source.release(request_id)
+        self.free_guesses.release(request_id)
 
     # HiddenObserver
 
@@ -184,10 +191,7 @@ class EagleDrafter(Drafter, HiddenObserver):
     # Growing
 
     def _grow(self, contexts: Sequence[DraftContext], gate: LevelGate) -> list[DraftTree]:
-        for one in contexts:
-            for source in self._sources:
-                source.extend(one.request_id, one.token_ids)
-                source.own(one.request_id, one.owner)
+        self.free_guesses.read(contexts)
         growths = [Growth(one, self.calibration) for one in contexts]
         has_begun = self._begin_levels(growths, gate)
         level = 1
@@ -200,18 +204,18 @@ class EagleDrafter(Drafter, HiddenObserver):
             gate.ran(level, frontiers, [one.found() for one in growths])
             level += 1
         for growth in growths:
-            self._go_on_without_head(growth)
+            self.free_guesses.go_on(growth)
         return [one.tree.finish() for one in growths]
 
     def _begin_levels(self, growths: Sequence[Growth], gate: LevelGate) -> bool:
         """Runs the roots that the gate lets through; whether any has children now."""
-        missing = [self._catching_up.work(one.context) for one in growths]
+        missing = [self.catching_up.work(one.context) for one in growths]
         frontiers = [self._frontier(one, rows) for one, rows in zip(growths, missing, strict=True)]
         widths = gate.widths(0, frontiers)
         chosen = [one for one, width in zip(growths, widths, strict=True) if width]
         if not chosen:
             return False
-        logits_RV, current = self._catching_up.run([one.context for one in chosen])
+        logits_RV, current = self.catching_up.run([one.context for one in chosen])
         nodes = []
         for place, index in enumerate(current):
             chosen[index].place = place
@@ -244,7 +248,7 @@ class EagleDrafter(Drafter, HiddenObserver):
         probabilities."""
         for node in nodes[:count]:
             if node not in growth.free:
-                growth.free[node] = self._children(growth, node, None)
+                growth.free[node] = self.free_guesses.children(growth, node, None)
         return [[math.exp(child.log_prob) for child in growth.free[node]] for node in nodes[:count]]
 
     def _runnable(
@@ -321,36 +325,10 @@ class EagleDrafter(Drafter, HiddenObserver):
             ranked.append(self.coupling.rank(candidates, one.context.limits.max_width))
         return ranked
 
-    def _go_on_without_head(self, growth: Growth) -> None:
-        """Best first, until nothing that joins could still be among the best."""
-        if not self._sources:
-            return
-        if growth.place is None:
-            growth.tree.add(ROOT, growth.free.get(ROOT) or self._children(growth, ROOT, None))
-        for _ in range(growth.context.limits.max_nodes):
-            open_nodes = growth.tree.frontier(1)
-            if not open_nodes:
-                return
-            [node] = open_nodes
-            growth.tree.add(node, growth.free.get(node) or self._children(growth, node, None))
-
     def _add_children(self, growth: Growth, node: int, head: Prediction) -> None:
-        children = self._children(growth, node, head)
+        children = self.free_guesses.children(growth, node, head)
         growth.tree.add(node, children)
         growth.last_run[node] = children
-
-    def _children(self, growth: Growth, node: int, head: Prediction | None) -> list[Child]:
-        if not self._sources:
-            guesses = head.guesses if head is not None else ()
-            return growth.tree.children(node, [Guess(t, math.log(p)) for t, p in guesses if p])
-        depth = growth.tree.depth(node) + 1 if head is not None else 0
-        tail = growth.tree.tail(node, TAIL)
-        request_id, width = growth.context.request_id, growth.context.limits.max_width
-        text, store = (
-            source.predict(request_id, tail, width) if source is not None else NOTHING
-            for source in (self._text, self._store)
-        )
-        return growth.tree.children(node, self._pool.blend(depth, head or NOTHING, text, store))
 
 
 def _wants_drafts(context: DraftContext) -> bool:

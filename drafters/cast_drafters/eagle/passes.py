@@ -21,6 +21,18 @@ _PAGE: Final = 1  # slots of the target and scratch slots follow each other in n
 _WORDS: Final = 4  # nodes of one tree that steps in a bucket may have run, in words of 64
 
 
+def level_size(rows: int, max_sequences: int, max_length: int) -> Size:
+    """Room for levels of so many rows, of at most `max_sequences` sequences of `max_length`
+    tokens."""
+    return Size(
+        rows=rows,
+        longest=rows,
+        sequences=min(rows, max_sequences),
+        pages=max_length + _WORDS * WORD_BITS,
+        words=_WORDS,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Level:
     """Rows, the slots of the states before them, the rows whose followers are wanted (None: all),
@@ -82,15 +94,9 @@ class DevicePasses(HeadPasses):
         self.buckets = tuple(buckets)
         self._head = head
         most = max(self.buckets, default=1)
-        largest = Size(
-            rows=most,
-            longest=most,
-            sequences=min(most, max_sequences),
-            pages=max_length + _WORDS * WORD_BITS,
-            words=_WORDS,
-        )
+        largest = level_size(most, max_sequences, max_length)
         head.reserve(max_length)  # a table that grew later would not be the recorded one
-        self._buffers = _LevelBuffers(head, largest, most)
+        self._buffers = LevelBuffers(head, largest, most)
         self._buckets = [self._make_bucket(largest.bucket(rows)) for rows in self.buckets]
 
     def capture(self, show_progress: bool = True) -> None:
@@ -108,7 +114,7 @@ class DevicePasses(HeadPasses):
                 self._buffers.send(level)
                 return bucket.graph()[: len(level.keep_R)]
         self._head.reserve(int(level.rows.positions_N.max()) + 1)
-        buffers = _LevelBuffers(self._head, size, len(level.keep_R))
+        buffers = LevelBuffers(self._head, size, len(level.keep_R))
         buffers.send(level)
         return self._head.level(buffers.inputs(size))
 
@@ -117,7 +123,7 @@ class DevicePasses(HeadPasses):
         return _Bucket(size, Graph(lambda: _run(self._head, inputs)))
 
 
-class _LevelBuffers:
+class LevelBuffers:
     """Memory for levels up to `size`, with at most `wanted` rows whose followers are wanted."""
 
     def __init__(self, head: ServedHead, size: Size, wanted: int) -> None:
@@ -126,6 +132,12 @@ class _LevelBuffers:
         fields |= dict.fromkeys(("wanted", "keep"), by_wanted)
         self._wanted = wanted
         self._fixed = FixedBatch(size, _PAGE, head.device, fields)
+
+    @property
+    def page_BP(self) -> Tensor:
+        """The slots that sequences see, one a page; who adds to them behind those that were sent
+        may do so up to the last but one."""
+        return self._fixed.batch(self._fixed.size).page_BP
 
     def inputs(self, size: Size) -> LevelInputs:
         """For levels padded to `size`, the whole or a bucket of it."""

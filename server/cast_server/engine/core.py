@@ -7,31 +7,35 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from cast_drafters.base import Drafter, VerifyResult
+from cast_drafters.eagle.device_drafts import DeviceDrafts
 from cast_drafters.policy import Policy, parse_policy
 from cast_drafters.predicted import PredictedDrafter
-from cast_drafters.tree import EMPTY_TREE, DraftTree
+from cast_drafters.tree import DraftTree
 from cast_profiler.cost import CostModel
 from cast_profiler.drift import CorrectedCost
 from cast_server.engine.background import BACKGROUND_ROWS, Background
+from cast_server.engine.backlog import Backlog
 from cast_server.engine.block_pool import OutOfBlocksError
 from cast_server.engine.detokenizer import TextStream
 from cast_server.engine.grammars import Grammars
+from cast_server.engine.grown_pass import GrownPass
 from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.pace import Pace
-from cast_server.engine.planner import Planner, expected_tokens
+from cast_server.engine.planner import Planner, StepPlan, expected_tokens
 from cast_server.engine.prompt_logprobs import read_prompts, with_prompts
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
 from cast_server.engine.scheduler import Scheduled, Scheduler, SchedulerLimits
 from cast_server.engine.sequence import Sequence
-from cast_server.engine.target_pass import TargetPass
+from cast_server.engine.target_pass import Launched, TargetPass
 from cast_server.engine.trace import StepFacts, with_traces
 from cast_server.engine.verifier import Walk
 from cast_server.errors import EngineFailureError, RequestError
@@ -67,6 +71,8 @@ class EngineCore:
         self.default_policy = default_policy
         self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
         self.ledger = Ledger()
+        self.grown: GrownPass | None = None  # for drafts that grow on the device
+        self.backlog = Backlog(target.overlaps)
         self._sequences: dict[str, Sequence] = {}
 
     @property
@@ -129,6 +135,12 @@ class EngineCore:
 
     def step(self) -> list[RequestOutput]:
         """News of every sequence that got tokens or ended, or a slice of background work."""
+        outputs = self._step_or_slice()
+        if not self._sequences:
+            self.backlog.work_off()  # no other step may come for long
+        return outputs
+
+    def _step_or_slice(self) -> list[RequestOutput]:
         begin = time.perf_counter()
         background, has_others = self.background, self.scheduler.has_work
         is_turn = background.has_work and (background.share.is_due or not has_others)
@@ -187,14 +199,14 @@ class EngineCore:
         begin = time.perf_counter()
         num_prompt_rows = self.ledger.begin(scheduled)
         scheduler = self._scheduler_of(scheduled[0].sequence)
-        plan = self.planner.plan(scheduled, scheduler.num_spare(scheduled))
-        trees = [
-            self._fit(one.sequence, tree) for one, tree in zip(scheduled, plan.trees, strict=True)
-        ]
-        plan.trees = trees
-        self.planner.predict(plan)
-        verified = self.target.verify(scheduled, trees)
-        walks = verified.walks
+        plan = self.planner.plan(scheduled, scheduler.num_spare(scheduled), self._device(scheduled))
+        launched = self._launch(scheduled, plan)
+        self.backlog.work_off()  # of the step before, while the device works on this one
+        verified = launched.wait()
+        walks, verify_seconds = verified.walks, verified.seconds
+        if plan.foreseen is not None:
+            trees = [walk.tree for walk in walks]
+            verify_seconds = self.planner.found(plan, trees, verified.seconds)
         prompts = read_prompts(scheduled, verified.read_logits_RV)
         for one in scheduled:
             self._advance(one.sequence, one.num_tokens)
@@ -206,15 +218,13 @@ class EngineCore:
                 counts = (len(walk.tree), len(walk.accepted), tokens)
                 walk.sequence.count_step(*counts, plan.predicted, chosen_after)
             outputs.append(self._commit(walk, verified.logits_RV))
-        if plan.num_asked:
-            # What a grammar has decided says little of how far the drafter can be trusted.
-            free = [walk for walk in walks if walk.sequence.grammar is None]
-            self._guesses.observe([_verify_result(walk) for walk in free])
+        self._observe(plan, walks)
         num_accepted = sum(len(walk.accepted) for walk in walks)
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
         self.pace.add(num_tokens)
-        self.planner.learn(plan, verified.seconds, seconds, sum(expected), num_accepted, num_tokens)
+        brought = sum(expected), num_accepted, num_tokens
+        self.planner.learn(plan, verify_seconds, seconds, *brought, later=self.backlog.add)
         num_tokens += num_prompt_rows
         self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
         facts = StepFacts(self.drafter.name, len(scheduled), plan.predicted, seconds)
@@ -226,18 +236,51 @@ class EngineCore:
                 self._drop(walk.sequence)
         return with_prompts(outputs, prompts)
 
+    def _device(self, scheduled: list[Scheduled]) -> DeviceDrafts | None:
+        """What can grow this step's drafts beside the target, if anything can."""
+        grown = self.grown
+        is_able = grown is not None and grown.takes(scheduled, self.drafter)
+        return grown.drafts if grown is not None and is_able else None
+
+    def _launch(self, scheduled: list[Scheduled], plan: StepPlan) -> Launched:
+        """Drafts that do not fit are left out."""
+        if plan.foreseen is not None and self.grown is not None:
+            step = plan.foreseen.step
+            sequences = [scheduled[place].sequence for place in step.places]
+            step.sizes = [
+                self._make_room(one, size) for one, size in zip(sequences, step.sizes, strict=True)
+            ]
+            self.planner.predict(plan)
+            return self.grown.launch(scheduled, step)
+        plan.trees = [
+            self._fit(one.sequence, tree) for one, tree in zip(scheduled, plan.trees, strict=True)
+        ]
+        self.planner.predict(plan)
+        return self.target.launch(scheduled, plan.trees)
+
+    def _observe(self, plan: StepPlan, walks: list[Walk]) -> None:
+        """The drafter learns: before it drafts again, unless the device does that."""
+        # What a grammar has decided says little of how far the drafter can be trusted.
+        results = [_verify_result(walk) for walk in walks if walk.sequence.grammar is None]
+        if plan.foreseen is not None and self.grown is not None:
+            self.backlog.add(partial(self.grown.drafts.learn, plan.foreseen.step, results))
+        elif plan.num_asked:
+            self._guesses.observe(results)
+
     def _fit(self, sequence: Sequence, tree: DraftTree) -> DraftTree:
         """Cuts a tree to the blocks that are free; drafts never take another's place."""
-        if not len(tree):
-            return tree
+        return tree.best(self._make_room(sequence, len(tree))) if len(tree) else tree
+
+    def _make_room(self, sequence: Sequence, num_nodes: int) -> int:
+        """Blocks for so many nodes, or for as many as there are blocks for."""
         pool = self.scheduler.pool
         room = (len(sequence.blocks) + pool.num_free) * pool.block_size - len(sequence.token_ids)
-        tree = tree.best(max(0, room))
+        num_nodes = min(num_nodes, max(0, room))
         try:
-            sequence.reserve(pool, len(sequence.token_ids) + len(tree))
+            sequence.reserve(pool, len(sequence.token_ids) + num_nodes)
         except OutOfBlocksError:  # pragma: no cover - `room` has counted the free blocks
-            return EMPTY_TREE
-        return tree
+            return 0
+        return num_nodes
 
     def _advance(self, sequence: Sequence, num_tokens: int) -> None:
         before = sequence.num_computed

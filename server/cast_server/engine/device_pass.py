@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cast_drafters.base import HiddenObserver
 from cast_drafters.tree import DraftTree
 from cast_kernels.graphs import Graph, capture_all
+from cast_kernels.staging import Arrival
 from cast_kernels.tree_attention.fixed import Size
 from cast_profiler.device import wait_for
 from cast_server.engine.forward_batch import StepRows, lay_out
@@ -27,7 +29,7 @@ from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.sampler import is_plain
 from cast_server.engine.scheduler import Scheduled
 from cast_server.engine.step_buffers import StepBuffers, StepInputs
-from cast_server.engine.target_pass import TargetPass, Verified, choosing
+from cast_server.engine.target_pass import Launched, TargetPass, Verified, choosing
 from cast_server.engine.verifier import Walk, begin_walks, moves, walk_on
 
 
@@ -92,6 +94,8 @@ class DevicePass(TargetPass):
     """`buckets`: numbers of rows, rising, that steps are padded to; `largest`: the most that one
     of them can take of everything."""
 
+    overlaps = True
+
     def __init__(
         self, runner: ModelRunner, buckets: Seq[int], largest: Size, page_size: int
     ) -> None:
@@ -112,24 +116,31 @@ class DevicePass(TargetPass):
         if not capture_all([bucket.graph for bucket in self._buckets], what, show_progress):
             self._buckets, self.buckets = [], ()
 
-    def verify(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Verified:
+    @property
+    def buffers(self) -> StepBuffers:
+        return self._buffers
+
+    @property
+    def page_size(self) -> int:
+        return self._page_size
+
+    @property
+    def sizes(self) -> list[Size]:
+        """Of the buckets."""
+        return [bucket.size for bucket in self._buckets]
+
+    def is_watched_by(self, observer: HiddenObserver | None) -> bool:
+        """Whether what was recorded shows hidden states to this one."""
+        return observer is self._observer
+
+    def launch(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Launched:
         begin = time.perf_counter()
         walks = begin_walks(*choosing(scheduled, trees))
         most = self._runner.backend.max_moves
         are_plain = [is_plain(one.sequence) and len(one.tree) <= most for one in walks]
         outcome = self._run(lay_out(scheduled, trees), walks, are_plain)
-        found = outcome.walks_BX.tolist() if walks else []  # here the host waits for the device
-        seconds = time.perf_counter() - begin
-        on_host = []
-        for walk, plain, row in zip(walks, are_plain, found, strict=False):
-            if plain:
-                _finish(walk, row)
-            else:
-                on_host.append(walk)
-        if on_host:
-            walk_on(outcome.logits_RV, on_host)
-            self._runner.commit(*moves(on_host))
-        return Verified(walks, outcome.logits_RV, seconds)
+        arrival = Arrival(outcome.walks_BX) if walks else None
+        return _Launched(self._runner, begin, walks, are_plain, outcome.logits_RV, arrival)
 
     def probe(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> None:
         walks = begin_walks(*choosing(scheduled, trees))
@@ -138,7 +149,7 @@ class DevicePass(TargetPass):
 
     def _run(self, rows: StepRows, walks: Seq[Walk], are_plain: Seq[bool]) -> Outcome:
         runner, size = self._runner, Size.of(rows.sequences, self._page_size)
-        if runner.observer is self._observer:  # else what was recorded shows it to the wrong one
+        if self.is_watched_by(runner.observer):
             for bucket in self._buckets:
                 if bucket.size.holds(size):
                     self._buffers.send(rows, walks, are_plain)
@@ -152,7 +163,31 @@ class DevicePass(TargetPass):
         return _Bucket(size, Graph(lambda: verify_rows(self._runner, inputs)))
 
 
-def _finish(walk: Walk, row: Seq[int]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Launched(Launched):
+    runner: ModelRunner
+    begin: float
+    walks: list[Walk]
+    are_plain: list[bool]
+    logits_RV: Tensor
+    arrival: Arrival | None
+
+    def wait(self) -> Verified:
+        found = self.arrival.wait().tolist() if self.arrival is not None else []
+        seconds = time.perf_counter() - self.begin
+        on_host = []
+        for walk, plain, row in zip(self.walks, self.are_plain, found, strict=False):
+            if plain:
+                finish(walk, row)
+            else:
+                on_host.append(walk)
+        if on_host:
+            walk_on(self.logits_RV, on_host)
+            self.runner.commit(*moves(on_host))
+        return Verified(self.walks, self.logits_RV, seconds)
+
+
+def finish(walk: Walk, row: Seq[int]) -> None:
     """What the device has found of a walk."""
     count, bonus, *path = row
     walk.accepted = [place - 1 for place in path[:count]]

@@ -11,15 +11,25 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from cast_drafters.base import DraftContext, Drafter, DraftLimits, Frontier, LevelGate
 from cast_drafters.builders.base import Builder, Outcome, Seat, StepCosts
+from cast_drafters.eagle.device_drafts import DeviceDrafts
 from cast_drafters.policy import make_builder
 from cast_drafters.tree import EMPTY_TREE, DraftTree
 from cast_profiler.drift import CorrectedCost
+from cast_server.engine.foreseeing import (
+    Foreseen,
+    Party,
+    foresee,
+    learn_levels,
+    share_out,
+    tell,
+)
 from cast_server.engine.grammar_drafts import held_to
 from cast_server.engine.grammar_state import GrammarState
 from cast_server.engine.meter import Meter, StepRecord
@@ -29,25 +39,19 @@ _FADE: Final = 0.98  # of the speed-up that the price rests on, a step
 
 
 @dataclass(slots=True)
-class _Party:
-    """The sequences of one builder in this step, by their places among the scheduled ones."""
-
-    builder: Builder
-    places: list[int]
-    seats: list[Seat]
-    costs: StepCosts
-
-
-@dataclass(slots=True)
 class StepPlan:
-    """Trees to verify, one for each scheduled sequence, and what was expected of them."""
+    """Trees to verify, one for each scheduled sequence, and what was expected of them.
+
+    Where they are to grow on the device, `foreseen` is what is known of them before.
+    """
 
     trees: list[DraftTree]
     only_decodes: bool
     num_rows: int
     num_keys: int
-    parties: list[_Party] = field(default_factory=list)
+    parties: list[Party] = field(default_factory=list)
     levels: _Levels | None = None
+    foreseen: Foreseen | None = None
     num_asked: int = 0
     draft_seconds: float = 0.0
     draft_predicted: float = 0.0
@@ -59,7 +63,7 @@ class StepPlan:
 class _Levels(LevelGate):
     """Hands each frontier to its builder. Times the levels, and adds up what was predicted."""
 
-    parties: list[_Party]
+    parties: list[Party]
     party_of: dict[str, int]
     cost: CorrectedCost
     clock: Callable[[], float]
@@ -88,10 +92,18 @@ class _Levels(LevelGate):
         seconds, costs = self.clock() - self._begin, self.parties[0].costs
         self.seconds += seconds
         self.cost.saw_level(self._rows, costs.num_keys, costs.num_sequences, seconds)
+        self.tell(level, frontiers, children)
+
+    def tell(self, level: int, frontiers: Seq[Frontier], children: Seq[Seq[Seq[float]]]) -> None:
+        """Each builder of its own."""
         for number, party in enumerate(self.parties):
             mine = [i for i, one in enumerate(frontiers) if self.party_of[one.request_id] == number]
             if mine:
                 party.builder.ran(level, [frontiers[i] for i in mine], [children[i] for i in mine])
+
+
+def _at_once(work: Callable[[], None]) -> None:
+    work()
 
 
 @dataclass(slots=True)
@@ -108,8 +120,10 @@ class Planner:
     _builders: dict[str, Builder] = field(default_factory=dict)
     _speed_ups: dict[int, float] = field(default_factory=dict)  # by numbers of sequences: doublings
 
-    def plan(self, scheduled: Seq[Scheduled], num_spare: int) -> StepPlan:
-        """`num_spare`: rows that the step has left for drafts."""
+    def plan(
+        self, scheduled: Seq[Scheduled], num_spare: int, device: DeviceDrafts | None = None
+    ) -> StepPlan:
+        """`num_spare`: rows that the step has left for drafts. `device`: what can grow them."""
         plan = StepPlan(
             [EMPTY_TREE] * len(scheduled),
             all(one.sequence.is_decoding for one in scheduled),
@@ -132,6 +146,13 @@ class Planner:
                     party_of[contexts[-1].request_id] = number
         plan.levels = _Levels(parties, party_of, self.cost, self.clock)
         plan.num_asked = len(contexts)
+        if contexts and device is not None and self._can_foresee(plan, contexts, device):
+            places = {one.sequence.id: place for place, one in enumerate(scheduled)}
+            plan.foreseen = foresee(device, parties, contexts, places, len(scheduled))
+            plan.levels.count = len(plan.foreseen.rows)
+            plan.levels.predicted = sum(plan.foreseen.seconds)
+            plan.draft_seconds = self.clock() - begin
+            return plan
         proposed = self.drafter.propose(contexts, plan.levels) if contexts else []
         trees = {
             one.request_id: held_to(grammar, tree, one.limits)
@@ -147,12 +168,25 @@ class Planner:
 
     def predict(self, plan: StepPlan) -> None:
         """What the step is going to take, now that it is known what is verified."""
-        rows = plan.num_rows + sum(map(len, plan.trees))
+        nodes = plan.foreseen.num_nodes if plan.foreseen else sum(map(len, plan.trees))
+        rows = plan.num_rows + nodes
         plan.verify_predicted = self.cost.verify_seconds(rows, plan.num_keys, len(plan.trees))
         levels = plan.levels.predicted if plan.levels else 0.0
         plan.draft_predicted = levels + self.cost.host_seconds(plan.num_asked)
         rest = self.cost.rest_seconds(len(plan.trees))
         plan.predicted = plan.draft_predicted + plan.verify_predicted + rest
+
+    def found(self, plan: StepPlan, trees: list[DraftTree], seconds: float) -> float:
+        """Of a foreseen step, what was verified, and the device's time for all of it. Returns what
+        the target's pass has had of that."""
+        assert plan.foreseen is not None
+        assert plan.levels is not None
+        plan.trees = trees
+        tell(plan.foreseen, plan.parties, plan.levels.tell)
+        levels, verify = share_out(plan.foreseen, plan.verify_predicted, seconds)
+        plan.levels.seconds = levels
+        plan.draft_seconds += levels
+        return verify
 
     def learn(
         self,
@@ -162,12 +196,38 @@ class Planner:
         num_expected: float,
         num_accepted: int,
         num_tokens: int,
+        later: Callable[[Callable[[], None]], None] = _at_once,
     ) -> None:
-        """What a step took and brought. Steps that also prefill teach nothing about decoding."""
+        """What a step took and brought. Steps that also prefill teach nothing about decoding.
+
+        What no builder has to know of before the next step may wait: `later` is given it.
+        """
         if not plan.only_decodes:
             return
         count = len(plan.trees)
-        nodes = sum(map(len, plan.trees))
+        plain = self.cost.verify_seconds(count, plan.num_keys, count) + self.cost.rest_seconds(
+            count
+        )
+        given = (verify_seconds, step_seconds, num_expected, num_accepted, num_tokens)
+        later(partial(self._note, plan, *given))
+        speed_up = (num_tokens / count) * plain / step_seconds
+        before = self._speed_ups.setdefault(count.bit_length(), 1.0)
+        self._speed_ups[count.bit_length()] = before + (1 - _FADE) * (speed_up - before)
+        outcome = Outcome(num_expected, num_accepted, step_seconds, plain)
+        for party in plan.parties:
+            party.builder.settle(outcome, party.costs)
+
+    def _note(
+        self,
+        plan: StepPlan,
+        verify_seconds: float,
+        step_seconds: float,
+        num_expected: float,
+        num_accepted: int,
+        num_tokens: int,
+    ) -> None:
+        """In the books, and for the costs."""
+        count, nodes = len(plan.trees), sum(map(len, plan.trees))
         self.meter.add(
             StepRecord(
                 sequences=count,
@@ -186,25 +246,24 @@ class Planner:
                 tokens=num_tokens,
             )
         )
-        plain = self.cost.verify_seconds(count, plan.num_keys, count) + self.cost.rest_seconds(
-            count
-        )
-        outcome = Outcome(num_expected, num_accepted, step_seconds, plain)
         self.cost.saw_verify(count + nodes, plan.num_keys, count, verify_seconds)
         self.cost.saw_rest(count, step_seconds - verify_seconds - plan.draft_seconds)
         if plan.levels is not None and plan.num_asked:
             self.cost.saw_host(plan.num_asked, plan.draft_seconds - plan.levels.seconds)
-        speed_up = (num_tokens / count) * plain / step_seconds
-        before = self._speed_ups.setdefault(count.bit_length(), 1.0)
-        self._speed_ups[count.bit_length()] = before + (1 - _FADE) * (speed_up - before)
-        for party in plan.parties:
-            party.builder.settle(outcome, party.costs)
+            if plan.foreseen is not None:
+                costs = plan.parties[0].costs
+                learn_levels(plan.foreseen, self.cost, costs, plan.levels.seconds)
+
+    @staticmethod
+    def _can_foresee(plan: StepPlan, contexts: Seq[DraftContext], device: DeviceDrafts) -> bool:
+        can = plan.only_decodes and all(party.builder.foresees for party in plan.parties)
+        return can and device.takes(contexts, len(plan.trees))
 
     def use(self, kind: str, builder: Builder) -> None:
         """From now on `builder` serves the policies of a kind."""
         self._builders[kind] = builder
 
-    def _parties(self, scheduled: Seq[Scheduled], num_spare: int) -> list[_Party]:
+    def _parties(self, scheduled: Seq[Scheduled], num_spare: int) -> list[Party]:
         places: dict[str, list[int]] = {}
         for place, one in enumerate(scheduled):
             if one.max_draft_rows > 0 and one.sequence.policy.size:
@@ -223,7 +282,7 @@ class Planner:
             share = num_spare // (len(places) - number)
             costs = StepCosts(self.cost, price, rows, keys, count, share)
             num_spare -= min(share, sum(seat.size for seat in seats))
-            parties.append(_Party(self._builder(kind), mine, seats, costs))
+            parties.append(Party(self._builder(kind), mine, seats, costs))
         return parties
 
     def _builder(self, kind: str) -> Builder:

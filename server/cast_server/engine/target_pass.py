@@ -36,17 +36,35 @@ class Verified:
         return self.logits_RV[sum(1 + len(walk.tree) for walk in self.walks) :]
 
 
+class Launched(Protocol):
+    """A step's pass on its way."""
+
+    def wait(self) -> Verified:
+        """Until its outcome is there. To be called once, before the next pass is launched."""
+        ...
+
+
 class TargetPass(Protocol):
-    """`buckets` are the numbers of rows that passes are padded to, if they are."""
+    """`buckets` are the numbers of rows that passes are padded to, if they are. `overlaps`: there
+    is time between `launch` and what it returns for other work of the host."""
 
     buckets: tuple[int, ...]
+    overlaps: bool = False
 
-    def verify(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Verified:
+    def launch(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Launched:
         """The blocks of all rows must be reserved."""
         ...
 
     def probe(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> None:
         """What `verify` counts as the pass and nothing else, for those who time it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Done(Launched):
+    verified: Verified
+
+    def wait(self) -> Verified:
+        return self.verified
 
 
 class HostPass(TargetPass):
@@ -57,7 +75,10 @@ class HostPass(TargetPass):
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
 
-    def verify(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Verified:
+    def launch(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Launched:
+        return _Done(self._verify(scheduled, trees))
+
+    def _verify(self, scheduled: Seq[Scheduled], trees: Seq[DraftTree]) -> Verified:
         begin = time.perf_counter()
         logits_RV = self._run(scheduled, trees)
         seconds = time.perf_counter() - begin

@@ -321,7 +321,7 @@ def test_work_of_catching_up_grows_with_what_is_remembered() -> None:
     [one] = sequences([60])
     drafter, _ = make_drafter()
     show(drafter, one, 0, 59)
-    catching_up = drafter._catching_up
+    catching_up = drafter.catching_up
     works = [catching_up.work(context(one, length=length)) for length in range(2, 60)]
     assert works[:7] == [1, 2, 3, 4, 5, 6, 7]
     assert works[8:] == sorted(works[8:])
