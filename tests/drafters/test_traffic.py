@@ -294,7 +294,9 @@ def test_nothing_is_kept_unless_asked_for(head: str) -> None:
     assert core.drafter.traffic is None
     first = answer(core, "first", "a")
     assert answer(core, "second", "a") == first
-    assert not any(isinstance(source, TrafficSource) for source in core.drafter.free_guesses.sources)
+    assert not any(
+        isinstance(source, TrafficSource) for source in core.drafter.free_guesses.sources
+    )
     assert not core.drafter.free_guesses.text._texts
 
 

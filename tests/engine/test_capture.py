@@ -153,6 +153,7 @@ def test_all_steps_of_a_bucket_are_one_graph(tmp_path, monkeypatch) -> None:
     plainly = run(tiny_models.tiny_core(tiny_models.model_of("llama")), requests())
     changes = {"drafter": "eagle", "head": write_random(tmp_path, 3), "draft_sources": ""}
     core = tiny_models.tiny_core(tiny_models.model_of("llama"), **SETTINGS | changes)
+    core.grown = None  # which would ask no drafter for trees
     truth = {one.id: [*one.prompt_token_ids, *plainly[one.id].tokens] for one in requests()}
     adversary, propose = Adversary(VOCAB, 5, False, truth), core.drafter.propose
     core.drafter.propose = lambda asked, gate: propose(asked, gate) and adversary.propose(asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+import plain_head as plain
 import pytest
 import tiny_models
 import torch
@@ -95,6 +96,39 @@ def test_a_step_waits_for_nothing_but_its_outcome(device, truth) -> None:
     core.target._run = watched
     assert tokens(run(core, requests())) == truth
     assert len(steps) > 3
+
+
+def test_a_step_that_grows_its_drafts_waits_for_nothing_before_its_outcome(
+    device, tmp_path
+) -> None:
+    """From the first row of the head on, as above: all that is drafted, chosen and verified."""
+    plain.save_for_tiny_models(tmp_path)
+    settings = {"drafter": "eagle", "head": str(tmp_path), "cuda_graphs": 3}
+    settings |= {"kernels": "triton", "device": str(device), "max_draft_rows": 24}
+    settings |= {"max_num_seqs": 4}
+    model = tiny_models.model_of("llama")
+    core = tiny_models.tiny_core(model, **settings)
+    graphs = [
+        graph for one in core.grown.drafts._growth._buckets for graph in (one.roots, one.level)
+    ]
+    graphs += [one.graph for one in core.grown._buckets]
+    assert [one.is_captured for one in graphs] == [device.type == "cuda"] * 9
+    launch = core.grown.launch
+
+    def watched(*args):
+        if device.type == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            return launch(*args)
+        finally:
+            if device.type == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+
+    core.grown.launch = watched
+    plainly = tiny_models.tiny_core(tiny_models.model_of("llama"))
+    truth = tokens(run(plainly, requests(["off"] * 4), concurrency=1))
+    assert tokens(run(core, requests())) == truth
+    assert core.grown.drafts.num_steps > 3
 
 
 def test_a_profile_has_the_buckets_of_the_graphs(device, tmp_path) -> None:
