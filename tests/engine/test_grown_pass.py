@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import plain_head as plain
@@ -22,6 +22,7 @@ from cast_drafters.eagle.device_growth import Land
 from cast_drafters.eagle.served import LevelInputs
 from cast_kernels.backend import TORCH
 from cast_server import build
+from cast_server.engine import core as core_module
 from cast_server.engine import grown_pass, model_runner
 from cast_server.engine.forward_batch import lay_out
 from cast_server.engine.request import SamplingParams
@@ -42,6 +43,16 @@ POLICIES = {
 def _one_thread():
     with tiny_models.one_thread():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_step_fails(monkeypatch):
+    """What fails would be done again without drafts, and nothing would seem to be wrong."""
+
+    def fail(*what):
+        raise AssertionError(what)
+
+    monkeypatch.setattr(core_module._log, "exception", fail)
 
 
 @functools.cache
@@ -147,15 +158,22 @@ def test_prefix_hits_and_preemption(make_core) -> None:
     assert accepted(answers) > 8
 
 
+def select_quickly(core) -> None:
+    """Without the kernel that takes seconds in the interpreter, where it has tests of its own."""
+    head = core.drafter.head
+    head.backend = replace(head.backend, log_softmax_topk=TORCH.log_softmax_topk)
+
+
 @pytest.mark.parametrize("policies", ["trees", "mixed"])
 def test_on_kernels(head, policies, device) -> None:
     settings = SETTINGS | {"kernels": "triton", "device": str(device), "cuda_graphs": 2}
     core = tiny_models.tiny_core(tiny_models.model_of("llama"), head=head, **settings)
     assert [one.graph.is_captured for one in core.grown._buckets] == [device.type == "cuda"] * 2
     if device.type == "cpu":  # what was recorded knows nothing of it
-        whisper(core, expected(5))
-    answers = run(core, requests(POLICIES[policies], 5))
-    assert tokens(answers) == expected(5)
+        select_quickly(core)
+        whisper(core, expected())
+    answers = run(core, requests(POLICIES[policies]))
+    assert tokens(answers) == expected()
     assert core.grown.drafts.num_steps > 1
 
 
@@ -268,8 +286,10 @@ def assert_same(mine: StepInputs, other: StepInputs, rows) -> None:
     count = len(rows.token_ids)
     for name in ("input_ids_N", "position_ids_N", "slots_M", "logit_rows"):
         assert getattr(batch, name).tolist() == getattr(host, name).tolist(), name
-    for name in ("seed_R", "index_R", "temperature_R", "is_greedy_R", "parent_R"):
+    for name in ("seed_R", "temperature_R", "is_greedy_R", "parent_R"):
         assert getattr(mine, name)[:count].tolist() == getattr(other, name)[:count].tolist(), name
+    has_noise = ~mine.is_greedy_R[:count]
+    assert (mine.index_R[:count] == other.index_R[:count])[has_noise].all()
     assert mine.cu_trees_B1.tolist() == other.cu_trees_B1.tolist()
     for name in ("cu_rows_B1", "cu_tree_B1", "mask_NW"):
         assert getattr(batch.plan, name).tolist() == getattr(host.plan, name).tolist(), name
@@ -310,7 +330,7 @@ def test_the_last_steps_books_are_done_while_the_device_works(make_core) -> None
     assert events[first : first + 6] == ["launched", "books", "waited"] * 2
     assert events[-1] == "books"
     assert not len(core.backlog)
-    assert core.planner.meter.steps > 5
+    assert core.planner.meter.steps > 3
 
 
 # What is recorded, on a device that cannot be read from, and told twice.
@@ -352,8 +372,8 @@ def test_growing_asks_nothing_of_the_device(unread_core) -> None:
                 lambda land, rows=bucket.size.rows: device_growth.grow_level(served, land, rows),
                 growth.land,
             )
-            for name in ("frontier", "log_softmax_topk", "tree_attention"):
-                assert level.count(f"cast_kernels.{name}.kernel") == 1
+            for name, count in {"frontier": 1, "log_softmax_topk": 2, "tree_attention": 1}.items():
+                assert level.count(f"cast_kernels.{name}.kernel") == count
         for size in core.target.sizes:
             whole = trace(
                 lambda given: grown_pass.verify_grown(core.runner, given.land, given.known),
@@ -368,20 +388,22 @@ def test_a_step_reads_once(unread_core, monkeypatch) -> None:
     core, letters = unread_core, []
 
     class Letter:
-        """Says that nothing has grown, and that token 7 comes next."""
+        """Says that nothing has grown, and that token 0 comes next."""
 
         def __init__(self, tensor) -> None:
             assert tensor.device.type == "meta"
             letters.append(tensor)
 
         def wait(self):
-            buckets = {one.graph: one for one in core.grown._buckets}
-            assert len(buckets) == 3
-            letter = np.zeros(letters[-1].shape, np.int32)
-            growth = growth_of(core)
-            report = 9 * (growth.land.forest.nobody + 1)
-            letter[-report:].reshape(9, -1)[7] = np.array([-np.inf], np.float32).view(np.int32)[0]
-            return letter
+            report = np.zeros((9, growth_of(core).land.forest.nobody + 1), np.int32)
+            report[7] = np.array([-np.inf], np.float32).view(np.int32)
+            for bucket in core.grown._buckets:
+                walks = np.zeros(bucket.size.sequences * (bucket.max_depth + 2), np.int32)
+                nobodys = np.full(2 * bucket.size.rows, 99, np.int32)
+                letter = np.concatenate([walks, nobodys, report.reshape(-1)])
+                if letter.shape == letters[-1].shape:
+                    return letter
+            raise AssertionError(letters[-1].shape)
 
     monkeypatch.setattr(grown_pass, "Arrival", Letter)
     for i, policy in enumerate(("tree:6", "chain:3")):
@@ -401,7 +423,8 @@ def test_all_steps_of_a_bucket_are_one_graph(head, monkeypatch) -> None:
     """A run on the interpreter, whose every pass is traced, on a copy, before it is made."""
     settings = SETTINGS | {"kernels": "triton", "cuda_graphs": 1, "max_draft_rows": 12}
     core = tiny_models.tiny_core(tiny_models.model_of("llama"), head=head, **settings)
-    whisper(core, expected(5))
+    select_quickly(core)
+    whisper(core, expected())
     seen: dict[str, list[str]] = {}
 
     def watch(module, name, inputs_of, call) -> None:
@@ -433,8 +456,8 @@ def test_all_steps_of_a_bucket_are_one_graph(head, monkeypatch) -> None:
         lambda function, given, runner, *_: function(runner, given.land, given.known),
     )
     with launches(is_run=True):
-        answers = run(core, requests(POLICIES["trees"], 5)[:2])
-    assert tokens(answers) == {name: expected(5)[name] for name in ("0", "1")}
+        answers = run(core, requests(["off", "tree:5x3", "off", "tree:4x2"])[1::2])
+    assert tokens(answers) == {name: expected()[name] for name in ("1", "3")}
     assert {name: len(set(codes)) for name, codes in seen.items()} == {
         "grow_roots": 1,
         "grow_level": 1,
