@@ -40,11 +40,12 @@ class _ExpectedTree:
     def go_on_for_nothing(self) -> None:
         """The likeliest guess at the root is taken for what comes behind it as well."""
         limits = self.frontier.limits
+        least = math.exp(limits.least)
         [children] = self.frontier.free(1)
-        self.nodes += children
+        self.nodes += [p for p in children if p > least]
         first = max(children, default=0.0)
         chain = (first**depth for depth in range(2, min(limits.max_nodes, limits.max_depth) + 1))
-        self.nodes += takewhile(lambda p: p > math.exp(limits.least), chain)
+        self.nodes += takewhile(lambda p: p > least, chain)
 
     def next_frontier(self) -> Frontier:
         logs = [math.log(p) for p in self.open[: self.frontier.limits.level_width]]
