@@ -145,18 +145,18 @@ def open_up(
 
 
 def _watch(server: TinyServer) -> None:
-    verify, add = server.core.target.verify, server.core.add
+    launch, add = server.core.target.launch, server.core.add
 
     def slow(scheduled: Any, trees: Any) -> Any:
         server.steps.append(sum(one.num_tokens for one in scheduled))
         time.sleep(server.step_seconds)
-        return verify(scheduled, trees)
+        return launch(scheduled, trees)
 
     def noted(request: Any) -> None:
         server.requests.append(request)
         add(request)
 
-    server.core.target.verify = slow  # type: ignore[method-assign]
+    server.core.target.launch = slow  # type: ignore[method-assign]
     server.core.add = noted  # type: ignore[method-assign]
 
 

@@ -63,7 +63,8 @@ class EngineCore:
         self.background = Background(Scheduler(scheduler.pool, limits))
         scheduler.behind = self.background.scheduler
         self._guesses = PredictedDrafter(drafter)
-        self.planner = Planner(CorrectedCost(cost), self._guesses)
+        self.backlog = Backlog(target.overlaps)
+        self.planner = Planner(CorrectedCost(cost), self._guesses, later=self.backlog.add)
         self.pace = Pace()
         self.tokenizer = tokenizer
         self.eos_token_ids = eos_token_ids
@@ -72,7 +73,6 @@ class EngineCore:
         self.on_finish: Callable[[Sequence], None] | None = None  # while its slots are still there
         self.ledger = Ledger()
         self.grown: GrownPass | None = None  # for drafts that grow on the device
-        self.backlog = Backlog(target.overlaps)
         self._sequences: dict[str, Sequence] = {}
 
     @property
@@ -223,8 +223,7 @@ class EngineCore:
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
         self.pace.add(num_tokens)
-        brought = sum(expected), num_accepted, num_tokens
-        self.planner.learn(plan, verify_seconds, seconds, *brought, later=self.backlog.add)
+        self.planner.learn(plan, verify_seconds, seconds, sum(expected), num_accepted, num_tokens)
         num_tokens += num_prompt_rows
         self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
         facts = StepFacts(self.drafter.name, len(scheduled), plan.predicted, seconds)

@@ -110,13 +110,15 @@ def _at_once(work: Callable[[], None]) -> None:
 class Planner:
     """Owns the builders, the corrected costs and the price. `meter` keeps the books.
 
-    `clock` tells the seconds that drafting takes; a simulation has one of its own.
+    `clock` tells the seconds that drafting takes; a simulation has one of its own. `later` is given
+    what can be done after the next step has begun.
     """
 
     cost: CorrectedCost
     drafter: Drafter
     meter: Meter = field(default_factory=Meter)
     clock: Callable[[], float] = time.perf_counter
+    later: Callable[[Callable[[], None]], None] = _at_once
     _builders: dict[str, Builder] = field(default_factory=dict)
     _speed_ups: dict[int, float] = field(default_factory=dict)  # by numbers of sequences: doublings
 
@@ -196,11 +198,10 @@ class Planner:
         num_expected: float,
         num_accepted: int,
         num_tokens: int,
-        later: Callable[[Callable[[], None]], None] = _at_once,
     ) -> None:
         """What a step took and brought. Steps that also prefill teach nothing about decoding.
 
-        What no builder has to know of before the next step may wait: `later` is given it.
+        What no builder has to know of before the next step may wait: `later` gets it.
         """
         if not plan.only_decodes:
             return
@@ -209,7 +210,7 @@ class Planner:
             count
         )
         given = (verify_seconds, step_seconds, num_expected, num_accepted, num_tokens)
-        later(partial(self._note, plan, *given))
+        self.later(partial(self._note, plan, *given))
         speed_up = (num_tokens / count) * plain / step_seconds
         before = self._speed_ups.setdefault(count.bit_length(), 1.0)
         self._speed_ups[count.bit_length()] = before + (1 - _FADE) * (speed_up - before)

@@ -258,7 +258,7 @@ def test_a_request_that_fails_is_counted(client, core, monkeypatch, caplog) -> N
         raise RuntimeError("as the test says")
 
     with monkeypatch.context() as patch:
-        patch.setattr(core.target, "verify", broken)
+        patch.setattr(core.target, "launch", broken)
         answer = client.post("/v1/completions", json={"prompt": "the cat", "max_tokens": 4})
     assert answer.status_code == 500
     samples = scrape(client)

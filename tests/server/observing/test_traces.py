@@ -103,7 +103,7 @@ def test_failures_are_marked_and_other_requests_have_no_span(client, exporter, e
     client.get("/v1/models")
     client.post("/v1/completions", json=BODY | {"max_tokens": 10**6})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine._core.target, "verify", None)  # calling it raises
+        patch.setattr(engine._core.target, "launch", None)  # calling it raises
         assert client.post("/v1/completions", json=BODY).status_code == 500
     (span,) = spans(client, exporter)
     assert span.status.status_code is StatusCode.ERROR
