@@ -141,6 +141,7 @@ def run(
 ) -> Tally:
     """Answers all prompts, `args.concurrency` at a time."""
     tally = Tally()
+    core.grown = None  # whose drafts the drafter is not told of
     observe = core.drafter.observe
 
     def watch(results: Sequence[VerifyResult]) -> None:
