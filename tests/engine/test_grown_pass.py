@@ -148,6 +148,28 @@ def test_tokens_are_those_of_plain_decoding(make_core, policies, sources) -> Non
     assert accepted(answers) > (0 if policies == "cast" else 8)
 
 
+def test_chains_longer_than_one_move_takes(make_core, monkeypatch) -> None:
+    """As much of a path is accepted as can be moved, and the next token is right all the same."""
+    monkeypatch.setattr(build, "choose_backend", lambda *_: replace(PAGED, max_moves=4))
+    core = make_core(max_draft_rows=96)
+    whisper(core, expected(40))
+    [answer] = run(core, requests(["chain:30"] * 4, 40)[:1]).values()
+    assert answer.tokens == expected(40)["0"]
+    assert core.grown.drafts.num_steps > 1
+    assert len(answer.last.speculation.histogram) == 1 + 4
+
+
+def test_time_is_shared_out_between_levels_and_verification(make_core) -> None:
+    core = make_core()
+    run(core, requests(POLICIES["trees"]))
+    drafted = [one for one in core.planner.meter.recent if one.levels]
+    assert len(drafted) > 3
+    for one in drafted:
+        assert one.draft > 0
+        assert one.verify > 0
+        assert one.draft + one.verify < one.seconds
+
+
 def test_prefix_hits_and_preemption(make_core) -> None:
     core = make_core(kv_cache_tokens=64, max_model_len=48)
     answers = run(core, requests(POLICIES["trees"]))
