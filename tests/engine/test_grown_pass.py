@@ -21,6 +21,7 @@ from cast_drafters.eagle.checkpoint import write_head
 from cast_drafters.eagle.device_growth import Land
 from cast_drafters.eagle.served import LevelInputs
 from cast_kernels.backend import TORCH
+from cast_kernels.frontier.kernel import MAX_NODES
 from cast_server import build
 from cast_server.engine import core as core_module
 from cast_server.engine import grown_pass, model_runner
@@ -146,6 +147,15 @@ def test_tokens_are_those_of_plain_decoding(make_core, policies, sources) -> Non
     assert tokens(answers) == expected()
     assert core.grown.drafts.num_steps > 2
     assert accepted(answers) > (0 if policies == "cast" else 8)
+
+
+def test_more_sequences_than_candidates_have_room(make_core) -> None:
+    core = make_core(max_num_seqs=2048, max_batched_tokens=4096, max_draft_rows=4096)
+    assert growth_of(core).land.forest.nobody < MAX_NODES
+    assert core.target.sizes[-1].sequences == 2048
+    assert tokens(run(core, requests(POLICIES["trees"]))) == expected()
+    assert core.grown.drafts.num_steps > 2
+    assert not growth_of(core).holds(1025, 1025)
 
 
 def test_chains_longer_than_one_move_takes(make_core, monkeypatch) -> None:

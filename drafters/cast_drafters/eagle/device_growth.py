@@ -32,6 +32,8 @@ WIDTH: Final = 4  # children of a node
 _LEVELS: Final = 8  # of the largest bucket, that there is room for
 _FREE: Final = 8  # candidates of each sequence that cost no pass …
 _FEWEST_FREE: Final = 64  # … or so many where there are few sequences
+_MOST_SEQUENCES: Final = 1024
+_MOST_CANDIDATES: Final = 16_383  # with nobody, what the frontier's kernel takes
 _BY_SEQUENCE: Final = {
     "position": (torch.int64, 0),
     "context": (torch.int32, 0),
@@ -109,7 +111,7 @@ class _Bucket:
 
 class DeviceGrowth:
     """`buckets`: numbers of rows, rising, that levels are padded to; of at most `max_sequences`
-    sequences of `max_length` tokens."""
+    sequences of `max_length` tokens. Steps of more than 1024 sequences are not for it."""
 
     def __init__(
         self,
@@ -119,18 +121,20 @@ class DeviceGrowth:
         max_length: int,
         tables: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> None:
-        largest = level_size(max(buckets), max_sequences, max_length)
+        largest = level_size(max(buckets), min(max_sequences, _MOST_SEQUENCES), max_length)
         batch = largest.sequences
-        self.num_free = max(_FEWEST_FREE, _FREE * batch)
-        self.max_rows = min(head.num_scratch, _LEVELS * largest.rows)
-        capacity = self.num_free + WIDTH * (batch + self.max_rows)
+        self.max_rows = min(head.num_scratch, _LEVELS * largest.rows, _MOST_SEQUENCES)
+        guesses = WIDTH * (batch + self.max_rows)
+        self.num_free = min(max(_FEWEST_FREE, _FREE * batch), _MOST_CANDIDATES - guesses)
         self._head = head
         head.reserve(max_length)  # a table that grew later would not be the recorded one
         self._buffers = LevelBuffers(head, largest, largest.rows)
         self._staging = Staging(_fields(batch, self.num_free, tables), head.device)
         page_BP = self._buffers.page_BP
         self.land = Land(
-            Forest.empty(capacity, largest.words, page_BP, head.num_slots, head.num_scratch),
+            Forest.empty(
+                self.num_free + guesses, largest.words, page_BP, head.num_slots, head.num_scratch
+            ),
             _ground(self._staging.device),
             torch.from_numpy(head.draft_token_ids).to(head.device),
             min(WIDTH, len(head.draft_token_ids)),

@@ -12,6 +12,7 @@ mask.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from cast_drafters.calibration_lookup import Lookup
 from cast_drafters.eagle.served import HeadInputs, LevelInputs
 from cast_kernels.backend import Backend
 from cast_kernels.tree_attention.paged import WORD_BITS, PagedBatch
+
+NOBODYS: Final = 2**31 - 1  # a sequence that no step has
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +317,7 @@ class Forest:
         worth_N = worth_C[node_N].where(is_real_N, -torch.inf)
         rank_N = worth_N.argsort(descending=True, stable=True).argsort()
         is_real_N = is_real_N & (rank_N < ground.num_nodes)
-        sequence_N = mine.sequence_C[node_N].where(is_real_N, batch)
+        sequence_N = mine.sequence_C[node_N].where(is_real_N, NOBODYS)
         order_N = sequence_N.argsort(stable=True)
         return Harvest(node_N.where(is_real_N, self.nobody)[order_N], sequence_N[order_N])
 
@@ -322,7 +325,7 @@ class Forest:
 @dataclass(frozen=True, slots=True)
 class Harvest:
     """Nodes to verify, by sequence and in the order of candidates, so parents first; then nobody,
-    of a sequence that there is not."""
+    of the sequence `NOBODYS`."""
 
     node_N: Tensor
     sequence_N: Tensor
