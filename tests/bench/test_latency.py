@@ -67,20 +67,20 @@ def simulated(tiny, monkeypatch):
     return clock
 
 
-STEADY = [*FLAGS, "--policy=off,tree:4", "--num-iters=7", "--batch-size=2", "--fail-under=1.0"]
+STEADY = [*FLAGS, "--policy=off,tree:4", "--num-iters=7", "--batch-size=1", "--fail-under=1.0"]
 
 
 def test_a_slow_down_of_five_percent_is_seen_and_fails_the_gate(simulated, capsys) -> None:
     simulated.slower = 1.05
     assert main(STEADY) == 1
     last = capsys.readouterr().out.splitlines()[-1]
-    assert re.fullmatch(r"tree:4 is 0\.9[4-6]x plain decoding at batch 2; outputs identical", last)
+    assert re.fullmatch(r"tree:4 is 0\.9[4-6]x plain decoding at batch 1; outputs identical", last)
 
 
 def test_without_one_the_gate_passes(simulated, capsys) -> None:
     assert main(STEADY) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == "tree:4 is equal to plain decoding at batch 2; outputs identical"
+    assert last == "tree:4 is equal to plain decoding at batch 1; outputs identical"
 
 
 def plant(monkeypatch, change):
@@ -329,6 +329,24 @@ def test_ratios_are_paired_by_round_in_whatever_order_they_come() -> None:
     some += [iteration("cast", n, latency) for n, latency in [(2, 2.0), (1, 3.0), (3, 1.5)]]
     found = all_figures(some, ["off", "cast"])[1]["times_off"]
     assert found["median"] == pytest.approx(2.0 / 1.5)
+
+
+def apart(policy: str, number: int, first: float, last: float) -> Iteration:
+    """Two requests that end at different times."""
+    times = Times(ttft=(0.1, 0.1), tpot=(0.1, 0.1), e2el=(first, last), itl=((0.1, 9),))
+    return iteration(policy, number, last, size=2, times=times)
+
+
+def test_the_mean_request_and_the_last_one_are_told_apart() -> None:
+    some = [apart("off", n, 1.0, 1.0) for n in (1, 2)]
+    some += [apart("cast", n, 0.35, 1.25) for n in (1, 2)]
+    found = all_figures(some, ["off", "cast"])[1]
+    assert found["times_off"]["median"] == pytest.approx(1 / 0.8)
+    assert found["batch_times_off"]["median"] == pytest.approx(1 / 1.25)
+    assert verdict(some, ["off", "cast"]) == (
+        "cast is 1.25x plain decoding at batch 2; the last request of a batch 0.80x at 2; "
+        "outputs identical"
+    )
 
 
 def test_energy_is_told_for_each_token() -> None:

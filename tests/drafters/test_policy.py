@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from builders_at_work import costs, frontier, seats
 
-from cast_drafters.base import DraftLimits
+from cast_drafters.base import DraftLimits, Frontier
 from cast_drafters.builders.base import Outcome
 from cast_drafters.policy import OFF, POLICIES, Policy, make_builder, parse_policy
 from cast_drafters.tree import DraftTree, tree_from_arrays
@@ -180,6 +180,43 @@ def test_who_pauses_comes_back_while_others_draft() -> None:
     gaps = np.diff(np.flatnonzero(asked))
     assert 33 <= gaps.max() <= 37  # some steps in between are plain for all
     assert sum(asked[-70:]) >= 2
+
+
+def test_passes_that_do_not_pay_are_no_flood_after_long_success() -> None:
+    builder = make_builder("cast")
+    step = costs(slope=0.02, draft=0.1)
+
+    def passes(found: list[float], count: int) -> int:
+        ran = 0
+        for _ in range(count):
+            builder.limits(seats(1, 8), step)
+            root = frontier()
+            [width] = builder.widths(0, [root], step)
+            if width:
+                builder.ran(0, [root], [[found]])
+            ran += width
+        return ran
+
+    assert passes([0.9], 400) == 400
+    passes([0.0], 60)  # until that is unlearnt
+    assert passes([0.0], 100) * 0.1 <= 0.5 + 0.015 * 100 + 0.1
+
+
+def test_a_head_that_seldom_runs_is_not_expected_to_pay_off_what_it_missed() -> None:
+    builder = make_builder("cast")
+    step = costs(slope=0.02, draft=0.3)
+
+    def width(root: Frontier) -> int:
+        builder.limits(seats(1, 8), step)
+        [one] = builder.widths(0, [root], step)
+        return one
+
+    far_behind = frontier(num_rows=100)
+    assert width(far_behind) == 1
+    for _ in range(300):
+        width(frontier(free=[[0.97]]))  # what is known for nothing is enough
+    assert width(far_behind) == 0
+    assert width(frontier()) == 1
 
 
 def test_what_a_client_expects_is_tried_whatever_drafts_have_brought_others() -> None:

@@ -17,6 +17,7 @@ from cast_bench.latency.iteration import Iteration
 from cast_bench.ratios import Ratio, ratio
 
 _PERCENTILES: Final = (10, 25, 50, 75, 90, 99)
+_REQUEST_SPEED: Final[Callable[[Iteration], float]] = attrgetter("request_speed")
 _SPEED: Final[Callable[[Iteration], float]] = attrgetter("speed")
 _FULL_SPEED: Final[Callable[[Iteration], float]] = attrgetter("decoding.full_speed")
 
@@ -33,9 +34,9 @@ def times_off(
     iterations: Sequence[Iteration],
     policy: str,
     batch_size: int,
-    speed: Callable[[Iteration], float] = _SPEED,
+    speed: Callable[[Iteration], float] = _REQUEST_SPEED,
 ) -> Ratio:
-    """By how much a policy is faster than `off`, paired by round."""
+    """By how much a policy is faster than `off`, paired by round: the mean request."""
     mine, plain = (
         sorted(
             (one for one in iterations if (one.policy, one.batch_size) == (name, batch_size)),
@@ -44,6 +45,11 @@ def times_off(
         for name in (policy, "off")
     )
     return ratio([speed(one) for one in mine], [speed(one) for one in plain])
+
+
+def batch_times_off(iterations: Sequence[Iteration], policy: str, batch_size: int) -> Ratio:
+    """The same of whole batches, until their last request has ended."""
+    return times_off(iterations, policy, batch_size, _SPEED)
 
 
 def _figures(iterations: Sequence[Iteration], batch_size: int, policy: str) -> Figures:
@@ -60,6 +66,7 @@ def _figures(iterations: Sequence[Iteration], batch_size: int, policy: str) -> F
         "tokens_per_second": float(np.median([one.speed for one in mine])),
         "decode_tokens_per_second": float(np.median([_FULL_SPEED(one) for one in mine])),
         "times_off": _told(times_off(iterations, policy, batch_size)),
+        "batch_times_off": _told(batch_times_off(iterations, policy, batch_size)),
         "decode_times_off": _told(times_off(iterations, policy, batch_size, _FULL_SPEED)),
         **_request_times(mine),
         **_acceptance(mine),

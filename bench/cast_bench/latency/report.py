@@ -15,6 +15,7 @@ HEAD: Final = (
     "policy",
     "tokens/s",
     "times off",
+    "whole batch, times off",
     "decoding, times off",
     "latency, s",
     "TTFT, ms",
@@ -29,8 +30,10 @@ HEAD: Final = (
 
 NOTES: Final = """\
 Batches begin together and end with their last token; every round asks the next prompts, of all
-policies in turns. "times off" is of whole batches, prefill and the tail of the last requests
-included; "decoding" of the steps that only decode before a request has ended. Ratios are medians
+policies in turns. "times off" is of the latency of the mean request, prefill and all; "whole batch"
+of its last request: under `off` all end together, under a policy that is faster for one text than
+for another the slowest waits for the drafts of all, and then in a smaller batch, whose steps bring
+less. "decoding" is of the steps that only decode before a request has ended. Ratios are medians
 over rounds, paired by round, with the 95 % interval of a bootstrap over rounds (fewer than five
 make it too narrow). TTFT and TPOT are medians over requests, ITL is of tokens: one of n that a step
 brings counts with the n-th part of the wait. "draft/verify/host" are shares of decoding steps."""
@@ -56,6 +59,7 @@ def row(one: Figures) -> list[str]:
         one["policy"],
         f"{one['tokens_per_second']:.1f}",
         _ratio(one["times_off"]),
+        _ratio(one["batch_times_off"]),
         _ratio(one["decode_times_off"]),
         f"{one['avg_latency']:.2f}",
         _number(one["median_ttft_ms"], 1),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
-from cast_bench.latency.figures import times_off
+from cast_bench.latency.figures import batch_times_off, times_off
 from cast_bench.latency.iteration import Iteration, Verdict
 from cast_bench.ratios import Ratio
 
@@ -20,7 +20,8 @@ _EVEN: Final = 0.05  # how far an interval around 1 may reach for two sides to b
 
 
 def verdict(iterations: Sequence[Iteration], policies: Sequence[str]) -> str:
-    """Of `cast`, or of all policies where it did not run; and are outputs those of `off`?"""
+    """Of `cast`, or of all policies where it did not run: the mean request, and the last one of
+    batches where that is surely slower; and are outputs those of `off`?"""
     first, *others = sorted({one.batch_size for one in iterations})
     parts = []
     for policy in judged(policies):
@@ -28,6 +29,10 @@ def verdict(iterations: Sequence[Iteration], policies: Sequence[str]) -> str:
         told[0] = f"{told[0]} at batch {first}"
         told += [f"{_told(times_off(iterations, policy, size))} at {size}" for size in others]
         parts.append(f"{policy} is {', '.join(told)}")
+        last = [(batch_times_off(iterations, policy, size), size) for size in (first, *others)]
+        slow = [f"{one.median:.2f}x at {size}" for one, size in last if size > 1 and one.high < 1]
+        if slow:
+            parts.append(f"the last request of a batch {', '.join(slow)}")
     return "; ".join([*parts, _identity(iterations)])
 
 

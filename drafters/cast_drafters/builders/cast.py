@@ -29,15 +29,17 @@ from cast_drafters.tree import DraftTree
 _WIDTH: Final = 4
 _LEVELS: Final = 8
 _LEAST: Final = 0.02  # a path less likely is not kept, however cheap rows are
-_AMORTISED: Final = 16  # steps over which tokens that a drafter has missed are paid off
+_AMORTISED: Final = 16  # passes by which tokens that a drafter has missed are paid off, if it ran …
+_FAITH: Final = 0.02  # … in every step: how often it does is learnt at this rate
 _PROBING: Final = 0.015  # share of time for passes that are not expected to pay, and do not
+_SAVED: Final = 0.5  # plain steps, the most that probes save up: they are not to come in floods
 _LONGEST_PAUSE: Final = 32  # steps without a look at what costs no pass …
 _SHORT_PAUSE: Final = 4  # … or at a text that the client expects: it may come back any time
 _MEMORY: Final = 0.8  # of a sequence's surplus, a step
 _TRIAL: Final = 8  # steps between decisions on whether drafting pays at all
 _LONGEST_STEP: Final = 4.0  # in plain steps, as far as it counts
 _CONTROL: Final = 12  # drafting steps between two plain ones, where the gain is not clear
-_WORTH_IT: Final = 0.02  # plain steps gained a step: less is not told from luck
+_WORTH_IT: Final = 0.04  # plain steps gained a step: less is not told from luck
 _CLEAR: Final = 0.3  # plain steps gained a step
 _LEARN: Final = 0.1  # of the length of plain steps, a plain step
 _KEPT: Final = 0.99  # of what was foreseen and what came true, a step
@@ -127,7 +129,7 @@ class _Probes:
     row_price: float = 0.0  # tokens
 
     def earn(self, plain_seconds: float) -> None:
-        self.credit = min(self.credit, 10 * plain_seconds) + _PROBING * plain_seconds
+        self.credit = min(self.credit, _SAVED * plain_seconds) + _PROBING * plain_seconds
         self.spent = 0.0
 
     def spend(self, seconds: float, costs: StepCosts, row_price: float) -> bool:
@@ -155,6 +157,7 @@ class CastBuilder(Builder):
         self._weights: dict[str, float] = {}
         self._asked: list[bool] = []  # whom the drafter was asked to draft for, in this step
         self._probes = _Probes()
+        self._share = 1.0  # of the roots that might have been run of late, those that were
         self._trials: dict[int, _Trial] = {}  # by how many sequences there are: doublings
         self._judged: set[_Trial] = set()  # by what comes of this step
 
@@ -214,16 +217,18 @@ class CastBuilder(Builder):
             for children in one.free(len(mine))
         ]
         gains = self._prospects.gains(level, list(chain.from_iterable(probs)), before, threshold)
-        rows = np.array([1 + (frontiers[i].num_rows - 1) / _AMORTISED for i in owners.tolist()])
+        paid_off = max(1.0, _AMORTISED * self._share)
+        rows = np.array([1 + (frontiers[i].num_rows - 1) / paid_off for i in owners.tolist()])
         order = np.argsort(-gains / rows, kind="stable")
         values = np.cumsum(gains[order]) - costs.price * np.array(
             [costs.draft(math.ceil(count)) for count in np.cumsum(rows[order])]
         )
         best = int(values.argmax())
-        if values[best] > 0:
-            chosen = order[: best + 1]
-        else:
-            chosen = self._probe(frontiers, costs, threshold) if level == 0 else order[:0]
+        chosen = order[: best + 1] if values[best] > 0 else order[:0]
+        if level == 0:
+            self._share += _FAITH * (len(chosen) - self._share * len(order))
+            if not len(chosen):
+                chosen = self._probe(frontiers, costs, threshold)
         widths: list[int] = np.bincount(owners[chosen], minlength=len(frontiers)).tolist()
         return widths
 
