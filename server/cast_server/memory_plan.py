@@ -81,7 +81,9 @@ def plan_memory(
     tokens = num_kv_tokens(config, target.text_config, token_bytes + draft.slot_bytes, left, device)
     tokens -= tokens % config.block_size
     if device.type == "cuda" and config.cuda_graphs:
-        graphs = f"{len(row_buckets(config))} of them; how much they take has not been measured"
+        # Steps whose drafts grow on the device are recorded apart from the others.
+        count = len(row_buckets(config)) * (2 if draft.name == "eagle" else 1)
+        graphs = f"{count} of them; how much they take has not been measured"
         fixed.append(Item("CUDA graphs", None, graphs))
     caches = [
         Item("KV cache", tokens * token_bytes, _cache_text(tokens, token_bytes, memory, device)),

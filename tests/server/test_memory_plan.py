@@ -162,11 +162,18 @@ def test_nothing_is_refused_where_nobody_tells_what_is_free(model_directory, mon
 
 
 def test_graphs_are_told_to_be_unmeasured(outline) -> None:
-    draft = DraftOutline("ngram", "")
-    plan = plan_memory(EngineConfig(), outline, draft, torch.device("cuda"), Memory(GIB, GIB))
-    [graphs] = [item for item in plan.items if item.name == "CUDA graphs"]
-    assert graphs.num_bytes is None
-    assert "CUDA graphs (not measured)" in plan.summary()
+    for name, count in (("ngram", 3), ("eagle", 6)):  # a head's steps are recorded on their own
+        plan = plan_memory(
+            EngineConfig(cuda_graphs=3),
+            outline,
+            DraftOutline(name, ""),
+            torch.device("cuda"),
+            Memory(GIB, GIB),
+        )
+        [graphs] = [item for item in plan.items if item.name == "CUDA graphs"]
+        assert graphs.num_bytes is None
+        assert graphs.text.startswith(f"{count} of them")
+        assert "CUDA graphs (not measured)" in plan.summary()
 
 
 def test_a_draft_model_is_counted_with_its_cache(model_directory, outline) -> None:
