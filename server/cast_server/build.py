@@ -46,6 +46,7 @@ from cast_server.evaluators.subjects.building import served_subject
 from cast_server.machine import find_device, memory_of, return_freed_memory
 from cast_server.memory_plan import MemoryPlan, plan_memory
 from cast_server.model_files import ModelFiles, cache_root, load_model, resolve_model
+from cast_server.openmp import release_workers
 from cast_server.outline import DTYPES, read_outline
 from cast_server.profiling.identity import fingerprint_of, weight_bytes
 from cast_server.profiling.stored import profile_for
@@ -77,6 +78,7 @@ def build_engine(
     core = build_core(planned, model, tokenizer)
     prepare(core, config)
     return_freed_memory()
+    release_workers()  # from here on the engine's thread computes
     return AsyncEngine(
         core,
         served_name or files.name,
