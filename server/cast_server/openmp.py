@@ -8,6 +8,7 @@ leaves the next passes to another, lets go of its team.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,11 @@ def in_passing(compute: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -
         return compute(*args, **kwargs)
     finally:
         release_workers()
+
+
+async def aside(compute: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Computes on a thread of the event loop's, so that the loop goes on."""
+    return await asyncio.to_thread(lambda: in_passing(compute, *args, **kwargs))
 
 
 def _libraries() -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -18,6 +17,7 @@ from cast_server.evaluators.measures.expected_acceptance import (
 from cast_server.evaluators.subject import Capability, Subject
 from cast_server.evaluators.text_evaluator import TextEvaluator
 from cast_server.evaluators.texts import TextItem, TextParams
+from cast_server.openmp import aside
 
 
 class AcceptanceParams(TextParams):
@@ -82,7 +82,7 @@ class Acceptance(TextEvaluator[AcceptanceParams]):
         self, token_ids: Sequence[int], params: AcceptanceParams, subject: Subject
     ) -> Mapping[str, Any]:
         overlaps_KN = await subject.overlaps(token_ids, params.depth)
-        overlaps = await asyncio.to_thread(summed, overlaps_KN)
+        overlaps = await aside(summed, overlaps_KN)
         is_whole = all(overlaps.count)
         return {
             "reason": None if is_whole else "text_shorter_than_depth",

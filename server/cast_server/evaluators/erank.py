@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
@@ -17,6 +16,7 @@ from cast_server.evaluators.erank_summary import mean_or_none, summary_of
 from cast_server.evaluators.measures.effective_rank import measure, norm_ratio
 from cast_server.evaluators.subject import Capability, Layer, Reading, Subject
 from cast_server.evaluators.texts import Tokens, check_layers, require_texts, tokens_of
+from cast_server.openmp import aside
 
 _TRAINED: Final = "trained"
 
@@ -98,7 +98,7 @@ async def _read(tokens: Tokens, params: ErankParams, subject: Subject) -> dict[s
         nothing = [{"layer": layer, "reason": "fewer_than_2_tokens"} for layer in params.layers]
         return common | {"loss": None, "layers": nothing}
     reading = await subject.read(tokens.ids, params.layers)
-    return common | await asyncio.to_thread(_measured, reading, params)
+    return common | await aside(_measured, reading, params)
 
 
 def _measured(reading: Reading, params: ErankParams) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from cast_server.evaluators.measures.matrix_information import (
 )
 from cast_server.evaluators.subject import Capability, Subject
 from cast_server.evaluators.texts import Caution, TextParams, require_texts, tokens_of
+from cast_server.openmp import aside
 
 
 class MirParams(TextParams):
@@ -112,7 +113,7 @@ class Mir(Evaluator[MirParams]):
             texts.append(tokens_of(inputs, index, params, subject))
             await asyncio.sleep(0)  # all texts at once would keep other requests waiting
         ids = [text.ids for text in texts]
-        classes, num_found = await asyncio.to_thread(
+        classes, num_found = await aside(
             next_token_classes, ids, params.max_classes, params.min_count
         )
         counts = {
@@ -125,7 +126,7 @@ class Mir(Evaluator[MirParams]):
             return counts | {"num_positions": 0, "reason": "fewer_than_3_classes"}
         means = await _class_means(ids, classes, subject)
         head_CE = await subject.unembedding(classes)
-        measured = await asyncio.to_thread(_measured, head_CE, means.centred())
+        measured = await aside(_measured, head_CE, means.centred())
         return counts | {"num_positions": means.num_positions} | measured
 
     def items(
@@ -160,7 +161,7 @@ async def _class_means(
     for ids in texts:
         if wanted.intersection(ids[1:]):
             reading = await subject.read(ids, ["last_normed"])
-            await asyncio.to_thread(means.add, ids, reading.hidden["last_normed"])
+            await aside(means.add, ids, reading.hidden["last_normed"])
     return means
 
 

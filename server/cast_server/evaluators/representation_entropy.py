@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,7 +12,7 @@ from cast_server.evaluators.measures.coding_length import coding_length
 from cast_server.evaluators.subject import Capability, Subject
 from cast_server.evaluators.text_evaluator import TextEvaluator
 from cast_server.evaluators.texts import LayerParams, TextItem, layer_of
-from cast_server.openmp import in_passing
+from cast_server.openmp import aside
 
 
 class RepresentationEntropyParams(LayerParams):
@@ -79,9 +78,7 @@ class RepresentationEntropy(TextEvaluator[RepresentationEntropyParams]):
         self, token_ids: Sequence[int], params: RepresentationEntropyParams, subject: Subject
     ) -> Mapping[str, Any]:
         hidden_NE = await layer_of(token_ids, params, subject)
-        found = await asyncio.to_thread(
-            in_passing, coding_length, hidden_NE, params.eps, params.is_centred
-        )
+        found = await aside(coding_length, hidden_NE, params.eps, params.is_centred)
         return {
             "num_dropped": found.num_dropped,
             "representation_entropy": found.normalised,

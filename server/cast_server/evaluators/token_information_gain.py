@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from cast_server.evaluators.measures.information_gain import information_gains
 from cast_server.evaluators.subject import Capability, Subject
 from cast_server.evaluators.text_evaluator import TextEvaluator
 from cast_server.evaluators.texts import LayerParams, TextItem, layer_of
-from cast_server.openmp import in_passing
+from cast_server.openmp import aside
 
 
 class TokenInformationGainParams(LayerParams):
@@ -75,7 +74,7 @@ class TokenInformationGain(TextEvaluator[TokenInformationGainParams]):
         self, token_ids: Sequence[int], params: TokenInformationGainParams, subject: Subject
     ) -> Mapping[str, Any]:
         hidden_NE = await layer_of(token_ids, params, subject)
-        gains_N = await asyncio.to_thread(in_passing, information_gains, hidden_NE, params.ridge)
+        gains_N = await aside(information_gains, hidden_NE, params.ridge)
         mean = float(gains_N.mean())
         return {
             "token_ids": list(token_ids[params.drop_first :]),

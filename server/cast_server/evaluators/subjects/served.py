@@ -31,6 +31,7 @@ from cast_server.evaluators.subject import (
 )
 from cast_server.evaluators.subjects.drafting import DraftHead
 from cast_server.evaluators.subjects.untrained import Nursery
+from cast_server.openmp import aside
 
 
 class ServedSubject(Subject):
@@ -128,11 +129,11 @@ class ServedSubject(Subject):
         if self._head_directory is None:
             raise RequestError(f"{self.name} is served without an EAGLE-3 head.", "model")
         if self._head is None:
-            self._head = await asyncio.to_thread(DraftHead.load, self._head_directory, self._model)
+            self._head = await aside(DraftHead.load, self._head_directory, self._model)
         head = self._head
         wish = Wish(head.layer_ids, among=head.vocabulary_I)
         done = await self._read(token_ids, wish)
-        return await asyncio.to_thread(head.overlaps, token_ids, done, depth)
+        return await aside(head.overlaps, token_ids, done, depth)
 
     @asynccontextmanager
     async def untrained(self, how: Initialisation) -> AsyncIterator[Subject]:

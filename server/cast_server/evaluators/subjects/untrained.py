@@ -34,6 +34,7 @@ from cast_server.evaluators.subject import (
     check_length,
 )
 from cast_server.evaluators.subjects.wrapped import WrappedSubject
+from cast_server.openmp import aside
 
 _LINGER: Final = 30.0  # seconds that a twin is kept after its last use
 
@@ -58,7 +59,7 @@ class Nursery:
             if self._twin is None or self._twin.how != how:
                 self._twin = None  # before the next is made: they are large
                 engine = self._engine
-                model = await asyncio.to_thread(make_untrained, engine.model, how, engine.seeding)
+                model = await aside(make_untrained, engine.model, how, engine.seeding)
                 self._twin = UntrainedSubject(self._engine, parent, model, how)
             self._users += 1
             twin = self._twin
