@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,32 @@ def test_every_failure_has_a_name_and_is_in_no_other_figure(measure, capsys) -> 
     captured = capsys.readouterr()
     assert "FAILED 2 times: HTTP 500: no: 500" in captured.out
     assert "9 requests failed, more than --max-failures 0" in captured.err
+
+
+class OnePerConnection(socketserver.StreamRequestHandler):
+    """Answers once, and closes the connection when it is used again."""
+
+    def handle(self) -> None:
+        length = 0
+        while (line := self.rfile.readline().strip()) != b"":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        self.rfile.read(length)
+        chunk = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "length"}]}
+        events = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+        head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: "
+        self.wfile.write(f"{head}{len(events)}\r\n\r\n".encode() + events)
+        self.rfile.read(1)
+
+
+def test_a_kept_connection_that_was_closed_meanwhile_is_no_failure(server, measure) -> None:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), OnePerConnection) as closing:
+        threading.Thread(target=closing.serve_forever, daemon=True).start()
+        server.url = f"http://127.0.0.1:{closing.server_address[1]}"
+        flags = ("--model", "any", "--max-concurrency", "1", "--plain-usage")
+        status, [point] = measure([BRIEF] * 3, *flags)
+        closing.shutdown()
+    assert (status, point["completed"], point["failed"]) == (0, 3, 0)
 
 
 def test_failures_may_be_allowed(measure) -> None:

@@ -18,6 +18,8 @@ from cast_server.errors import ConfigError
 
 PATHS: Final[Mapping[str, str]] = {"chat": "chat/completions", "completions": "completions"}
 _DONE: Final = b"[DONE]"
+# What httpcore says of a connection on which nothing came back.
+_NOTHING_CAME: Final = "Server disconnected without sending a response."
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,12 @@ async def _failure_of(
 ) -> Failure | None:
     try:
         async with asyncio.timeout(asking.timeout):
+            try:
+                return await _read_answer(http, asking, question, reader)
+            except httpx2.RemoteProtocolError as error:
+                if str(error) != _NOTHING_CAME:
+                    raise
+            # A server may close a kept connection just as it is used again. That is no failure.
             return await _read_answer(http, asking, question, reader)
     except TimeoutError:
         return Failure("timeout", f"no end after {asking.timeout:g} s")
