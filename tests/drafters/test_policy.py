@@ -251,6 +251,8 @@ def test_what_a_client_expects_is_tried_whatever_drafts_have_brought_others() ->
         (1.0, 1, 2.0, 1.0, 300, 16),
         # By prediction drafts gain 10 %; but plain steps take 0.7 of what is predicted.
         (0.4, 0.4, 1.0, 0.7, 200, 60),
+        # Drafts gain 3 %, which may be luck.
+        (0.12, 0.12, 1.0, 1.0, 300, 40),
         # Drafts would gain a quarter, if what is foreseen came true.
         (2.0, 0.4, 1.25, 1.0, 200, 16),
     ],

@@ -43,8 +43,9 @@ class Punctual(CorrectedCost):
 class PunctualPlanner(Planner):
     """Every step takes just as long as was predicted, so that `cast` does the same every time."""
 
-    def learn(self, plan, _verify_seconds, _step_seconds, *counts) -> None:
-        super().learn(plan, plan.verify_predicted, plan.predicted, *counts)
+    def learn(self, plan, taken) -> None:
+        times = {"verify_seconds": plan.verify_predicted, "seconds": plan.predicted}
+        super().learn(plan, taken._replace(**times))
 
 
 @pytest.fixture(scope="module")

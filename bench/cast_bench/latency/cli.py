@@ -10,7 +10,7 @@ token, and `cast_bench.lossless` tells near ties from bugs.
 round.
 
 The exit status is 1 for an output that differs beyond rounding, and with --fail-under for a policy
-(`cast`, or all where it does not run) that is slower than that.
+(`cast`, or all where it does not run) whose mean request is slower than that.
 """
 
 from __future__ import annotations
@@ -223,7 +223,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="RATIO",
-        help="exit status 1 if a ratio's whole interval is lower",
+        help="exit status 1 if the whole interval of the mean request's ratio is lower",
     )
 
 

@@ -105,13 +105,7 @@ async def _failure_of(
 ) -> Failure | None:
     try:
         async with asyncio.timeout(asking.timeout):
-            try:
-                return await _read_answer(http, asking, question, reader)
-            except httpx2.RemoteProtocolError as error:
-                if str(error) != _NOTHING_CAME:
-                    raise
-            # A server may close a kept connection just as it is used again. That is no failure.
-            return await _read_answer(http, asking, question, reader)
+            return await _read_on_open_connection(http, asking, question, reader)
     except TimeoutError:
         return Failure("timeout", f"no end after {asking.timeout:g} s")
     except httpx2.ConnectError as error:
@@ -122,6 +116,18 @@ async def _failure_of(
         return Failure("error in stream", str(error))
     except (ValueError, TypeError, AttributeError) as error:
         return Failure("unreadable event", str(error))
+
+
+async def _read_on_open_connection(
+    http: httpx2.AsyncClient, asking: Asking, question: Question, reader: AnswerReader
+) -> Failure | None:
+    """A server may close a kept connection just as it is used again: that is no failure."""
+    try:
+        return await _read_answer(http, asking, question, reader)
+    except httpx2.RemoteProtocolError as error:
+        if str(error) != _NOTHING_CAME:
+            raise
+    return await _read_answer(http, asking, question, reader)
 
 
 async def _read_answer(

@@ -19,7 +19,7 @@ from cast_drafters.policy import Policy, parse_policy
 from cast_drafters.tree import DraftTree
 from cast_profiler.drift import CorrectedCost
 from cast_server.engine.detokenizer import TextStream
-from cast_server.engine.planner import Planner, StepPlan, expected_tokens
+from cast_server.engine.planner import Planner, StepPlan, Taken, expected_tokens
 from cast_server.engine.request import Request, SamplingParams
 from cast_server.engine.scheduler import Scheduled
 from cast_server.engine.sequence import Sequence
@@ -141,7 +141,7 @@ class Simulation:
         num_tokens = count + sum(accepted)
         expected = sum(map(expected_tokens, plan.trees))
         seconds = self._clock.now - begin
-        planner.learn(plan, verify_seconds, seconds, expected, sum(accepted), num_tokens)
+        planner.learn(plan, Taken(verify_seconds, seconds, expected, sum(accepted), num_tokens))
         for one, depth in zip(running, accepted, strict=True):
             one.commit(depth + 1)
         if count == cell.batch_size:

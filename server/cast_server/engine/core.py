@@ -29,7 +29,7 @@ from cast_server.engine.ledger import Figures, Ledger
 from cast_server.engine.meter import SpeculationReport
 from cast_server.engine.model_runner import ModelRunner
 from cast_server.engine.pace import Pace
-from cast_server.engine.planner import Planner, StepPlan, expected_tokens
+from cast_server.engine.planner import Planner, StepPlan, Taken, expected_tokens
 from cast_server.engine.prompt_logprobs import read_prompts, with_prompts
 from cast_server.engine.request import Request, RequestOutput, TokenLogprob
 from cast_server.engine.sampler import top_logprobs
@@ -223,7 +223,8 @@ class EngineCore:
         num_tokens = sum(len(one.new_token_ids) for one in outputs)
         seconds = time.perf_counter() - begin
         self.pace.add(num_tokens)
-        self.planner.learn(plan, verify_seconds, seconds, sum(expected), num_accepted, num_tokens)
+        taken = Taken(verify_seconds, seconds, sum(expected), num_accepted, num_tokens)
+        self.planner.learn(plan, taken)
         num_tokens += num_prompt_rows
         self.ledger.step(num_tokens, plan.predicted, seconds, plan.only_decodes)
         facts = StepFacts(self.drafter.name, len(scheduled), plan.predicted, seconds)

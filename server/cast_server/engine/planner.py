@@ -12,7 +12,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -57,6 +57,17 @@ class StepPlan:
     draft_predicted: float = 0.0
     verify_predicted: float = 0.0
     predicted: float = 0.0
+
+
+class Taken(NamedTuple):
+    """What a step took, in seconds, and brought, in tokens; of its pass and in all, of drafts as
+    foreseen and as accepted, and in all."""
+
+    verify_seconds: float
+    seconds: float
+    expected: float
+    accepted: int
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -190,16 +201,8 @@ class Planner:
         plan.draft_seconds += levels
         return verify
 
-    def learn(
-        self,
-        plan: StepPlan,
-        verify_seconds: float,
-        step_seconds: float,
-        num_expected: float,
-        num_accepted: int,
-        num_tokens: int,
-    ) -> None:
-        """What a step took and brought. Steps that also prefill teach nothing about decoding.
+    def learn(self, plan: StepPlan, taken: Taken) -> None:
+        """From what a step took and brought. Steps that also prefill teach nothing about decoding.
 
         What no builder has to know of before the next step may wait: `later` gets it.
         """
@@ -209,24 +212,15 @@ class Planner:
         plain = self.cost.verify_seconds(count, plan.num_keys, count) + self.cost.rest_seconds(
             count
         )
-        given = (verify_seconds, step_seconds, num_expected, num_accepted, num_tokens)
-        self.later(partial(self._note, plan, *given))
-        speed_up = (num_tokens / count) * plain / step_seconds
+        self.later(partial(self._note, plan, taken))
+        speed_up = (taken.tokens / count) * plain / taken.seconds
         before = self._speed_ups.setdefault(count.bit_length(), 1.0)
         self._speed_ups[count.bit_length()] = before + (1 - _FADE) * (speed_up - before)
-        outcome = Outcome(num_expected, num_accepted, step_seconds, plain)
+        outcome = Outcome(taken.expected, taken.accepted, taken.seconds, plain)
         for party in plan.parties:
             party.builder.settle(outcome, party.costs)
 
-    def _note(
-        self,
-        plan: StepPlan,
-        verify_seconds: float,
-        step_seconds: float,
-        num_expected: float,
-        num_accepted: int,
-        num_tokens: int,
-    ) -> None:
+    def _note(self, plan: StepPlan, taken: Taken) -> None:
         """In the books, and for the costs."""
         count, nodes = len(plan.trees), sum(map(len, plan.trees))
         self.meter.add(
@@ -239,16 +233,16 @@ class Planner:
                 predicted_draft=plan.draft_predicted,
                 draft=plan.draft_seconds,
                 predicted_verify=plan.verify_predicted,
-                verify=verify_seconds,
+                verify=taken.verify_seconds,
                 predicted=plan.predicted,
-                seconds=step_seconds,
-                expected=num_expected,
-                accepted=num_accepted,
-                tokens=num_tokens,
+                seconds=taken.seconds,
+                expected=taken.expected,
+                accepted=taken.accepted,
+                tokens=taken.tokens,
             )
         )
-        self.cost.saw_verify(count + nodes, plan.num_keys, count, verify_seconds)
-        self.cost.saw_rest(count, step_seconds - verify_seconds - plan.draft_seconds)
+        self.cost.saw_verify(count + nodes, plan.num_keys, count, taken.verify_seconds)
+        self.cost.saw_rest(count, taken.seconds - taken.verify_seconds - plan.draft_seconds)
         if plan.levels is not None and plan.num_asked:
             self.cost.saw_host(plan.num_asked, plan.draft_seconds - plan.levels.seconds)
             if plan.foreseen is not None:
